@@ -1,0 +1,115 @@
+"""What an adapter says about a block: its branches, its unit groups, and what to slice.
+
+An adapter is a function ``block -> list[Branch] | Refusal``. All names in it are relative to the
+block. It is the only place that knows a timm block's insides; everything else reads this data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Along ``dim`` of ``tensor``, unit u owns entries offset + u*width .. + width, per offset."""
+
+    tensor: str
+    dim: int = 0
+    width: int = 1
+    offsets: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Count:
+    """``module.attribute`` is ``per_unit`` times the units left."""
+
+    module: str
+    attribute: str
+    per_unit: int = 1
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units that exist inside one branch only.
+
+    Attributes:
+        name: unique in the block.
+        kind: 'filters', 'groups', 'hidden' or 'heads'.
+        size: K, the number of units.
+        slices: every tensor that loses entries when a unit goes.
+        counts: every attribute that counts units.
+        folds: the consumers' weights, multiplied by the gate (form (c)).
+        multiply: the module whose output is multiplied instead (form (a)), channel dimension 1.
+        multiply_width: channels a unit there.
+        produced_by: layers whose output channels are the group's -> channels a unit.
+        consumed_by: layers whose input channels are the group's -> channels a unit.
+    """
+
+    name: str
+    kind: str
+    size: int
+    slices: tuple[Slice, ...]
+    counts: tuple[Count, ...]
+    folds: tuple[Slice, ...]
+    multiply: str
+    produced_by: dict[str, int]
+    consumed_by: dict[str, int]
+    multiply_width: int = 1
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch of a block.
+
+    Attributes:
+        name: relative to the block; '' where the block has one branch only.
+        groups: its unit groups.
+        folds: tensors scaled by the branch gate (the last norm's affine); empty = multiply.
+        multiply: the module whose output is scaled in form (a).
+        layers: prefixes of the layers that are gone when the branch is gone.
+        remove: returns what stands in the block's place once the branch is gone, or None where
+            the branch cannot go (then it has no branch gate).
+        reason: why not, where ``remove`` is None.
+    """
+
+    name: str
+    groups: tuple[UnitGroup, ...]
+    folds: tuple[str, ...]
+    multiply: str
+    layers: tuple[str, ...]
+    remove: Callable[[nn.Module], nn.Module] | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a block is not gated."""
+
+    reason: str
+
+
+Adapter = Callable[[nn.Module], "list[Branch] | Refusal"]
+
+
+@dataclass
+class Registry:
+    """Block class -> adapter. Exact classes: a subclass may compute something else."""
+
+    adapters: dict[type, Adapter] = field(default_factory=dict)
+
+    def add(self, *classes: type) -> Callable[[Adapter], Adapter]:
+        def register(adapter: Adapter) -> Adapter:
+            for cls in classes:
+                self.adapters[cls] = adapter
+            return adapter
+
+        return register
+
+    def get(self, block: nn.Module) -> Adapter | None:
+        return self.adapters.get(type(block))
+
+
+REGISTRY = Registry()

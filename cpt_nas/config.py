@@ -1,0 +1,261 @@
+"""Recipe <-> YAML, checked at load: every fault of a file is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cpt_nas.gates import ESTIMATORS
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type, or out of range; one line a fault."""
+
+
+def _faults(error: ValidationError, prefix: str) -> str:
+    lines = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"])
+        shown = (
+            "" if fault["type"] in ("missing", "extra_forbidden") else f" (got {fault['input']!r})"
+        )
+        text = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(
+            fault["type"], fault["msg"]
+        )
+        lines.append(f"{prefix}{name}: {text}{shown}" if name else f"{prefix}{text}")
+    return "; ".join(lines)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], prefix: str = "") -> Self:
+        """Validate, raising :class:`ConfigError` with every fault in one line."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_faults(error, prefix)) from None
+
+
+class SearchSettings(_Section):
+    """What :func:`cpt_nas.attach` takes.
+
+    Attributes:
+        log_gamma: pruning level, the price of the whole network a branch (eq. 13).
+        alpha: computation (1) against parameters (0); default: the profile's, else 0.5.
+        kappa: layers against units; default: the profile's, else 0.
+        cost: 'latency' (the profile's seconds a layer) or 'complexity' (eqs. 9-13); default:
+            latency where a profile is given.
+        gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
+        estimator: gradient of theta, see :mod:`cpt_nas.gates`.
+        theta_init: every gate's first theta.
+        theta_lr: Adam's rate for theta.
+        threshold: a gate at or below is removed for good.
+        polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
+            at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
+        warmup_steps, ramp_steps: log_gamma is 0, then rises linearly.
+        freeze_step: the step at which every gate is decided; None: at finish().
+        cut_interval: steps between looks at what can be cut.
+        channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
+        fold: gates folded into weights; False: activations multiplied (the slow reference).
+        include, exclude: patterns of branch names.
+        seed: of the masks.
+    """
+
+    log_gamma: float = Field(default=0.02, ge=0, allow_inf_nan=False)
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    kappa: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cost: Literal["latency", "complexity"] | None = None
+    gate: Literal["both", "layers", "units"] = "both"
+    estimator: str = "endpoint"
+    theta_init: float = Field(default=1.0, gt=0, le=1)
+    theta_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    threshold: float = Field(default=0.1, ge=0, lt=0.5)
+    polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    warmup_steps: int = Field(default=0, ge=0)
+    ramp_steps: int = Field(default=0, ge=0)
+    freeze_step: int | None = Field(default=None, gt=0)
+    cut_interval: int = Field(default=25, gt=0)
+    channel_step: int | None = Field(default=None, gt=0)
+    fold: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    seed: int = 0
+
+    @field_validator("estimator")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ESTIMATORS:
+            raise ValueError(f"must be one of {', '.join(ESTIMATORS)}")
+        return value
+
+
+class ModelConfig(_Section):
+    """The dense model: a name in timm's registry and its keyword arguments."""
+
+    name: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataConfig(_Section):
+    """Pictures; see :mod:`cpt_nas.data`."""
+
+    name: str = "digits"
+    root: str | None = None
+    input_size: tuple[int, int, int] = (3, 32, 32)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    in_memory: bool = True
+    augment: Literal["none", "crop", "crop+flip"] = "crop+flip"
+    download: bool = False
+    train_limit: int | None = Field(default=None, gt=0)
+    workers: int = Field(default=4, ge=0)
+
+
+class TrainConfig(_Section):
+    """The weights' training, under timm's names."""
+
+    epochs: int = Field(default=10, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = Field(default=None, gt=0)
+    channels_last: bool = False
+    amp: bool = False
+    opt: str = "sgd"
+    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=6e-4, ge=0, allow_inf_nan=False)
+    nesterov: bool = True
+    sched: str = "cosine"
+    min_lr: float = Field(default=0.0, ge=0)
+    warmup_epochs: float = Field(default=0, ge=0)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_grad: float | None = Field(default=None, gt=0)
+    model_ema: bool = False
+    model_ema_decay: float = Field(default=0.999, gt=0, lt=1)
+    checkpoint_hist: int = Field(default=1, ge=0)
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if value != "cpu" and not value.startswith("cuda"):
+            raise ValueError("must be cpu, cuda or cuda:N")
+        return value
+
+
+class SearchConfig(_Section):
+    """The search in a recipe: times are shares of the training instead of steps."""
+
+    profile: str | None = None
+    warmup: float = Field(default=0.02, ge=0, le=1)
+    ramp: float = Field(default=0.13, ge=0, le=1)
+    freeze: float | None = Field(default=0.35, gt=0, le=1)
+    log_gamma: float = Field(default=0.02, ge=0, allow_inf_nan=False)
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    kappa: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cost: Literal["latency", "complexity"] | None = None
+    gate: Literal["both", "layers", "units"] = "both"
+    estimator: str = "endpoint"
+    theta_init: float = Field(default=1.0, gt=0, le=1)
+    theta_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    threshold: float = Field(default=0.1, ge=0, lt=0.5)
+    polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    cut_interval: int = Field(default=25, gt=0)
+    channel_step: int | None = Field(default=None, gt=0)
+    fold: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SearchConfig:
+        if self.freeze is not None and self.freeze <= self.warmup + self.ramp:
+            raise ValueError(
+                f"freeze ({self.freeze}) must come after warmup + ramp "
+                f"({self.warmup} + {self.ramp}), as shares of the training"
+            )
+        return self
+
+    def settings(self, total_steps: int, seed: int) -> SearchSettings:
+        """The same for :func:`cpt_nas.attach`, in steps."""
+        same = self.model_dump(exclude={"profile", "warmup", "ramp", "freeze"})
+        freeze = None if self.freeze is None else max(1, round(self.freeze * total_steps))
+        return SearchSettings.from_mapping(
+            same
+            | {
+                "warmup_steps": round(self.warmup * total_steps),
+                "ramp_steps": round(self.ramp * total_steps),
+                "freeze_step": freeze,
+                "seed": seed,
+            },
+            "search.",
+        )
+
+
+class Recipe(_Section):
+    """One run: model, data, training, and the search (none: a dense baseline)."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig | None = None
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value, for timm's args.yaml."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + key, value))
+    return rows
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``key=value`` overrides (values are YAML), and check it.
+
+    Raises:
+        ConfigError: no such file, not YAML, or faults in it; names each field.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"recipe: no such file: {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe: {path} must hold a mapping with model, data, train, search")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set: {override!r} must be key=value, such as train.epochs=20")
+        try:
+            _assign(values, key.split("."), yaml.safe_load(text), override)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set: {override!r}: the value is not YAML") from None
+    return Recipe.from_mapping(values)
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for part in path[:-1]:
+        inner = values.get(part)
+        if inner is None:
+            inner = values[part] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set: {override!r}: {part} is not a section")
+        values = inner
+    values[path[-1]] = value

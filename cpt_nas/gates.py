@@ -1,0 +1,163 @@
+"""Bernoulli gates, how they are folded into weights, and how their parameters get gradients.
+
+A gate holds ``theta`` in [0, 1], one number a unit (or one for a whole branch). Per mini-batch a
+mask ``z ~ Bernoulli(theta)`` is drawn (Algorithm 1 of arXiv 2411.09127) and multiplied onto the
+gated structure. The mask is shared by the batch, so multiplying the units' activations equals
+multiplying the *consumer's* weight along its input dimension: same output, same gradient, and
+no activation is kept twice. That is :class:`Fold`. :class:`Multiply` is the plain form, used as
+reference and where a layout does not allow folding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ENDPOINT_FLOOR = 0.05
+
+
+def straight_through(theta: Tensor, mask: Tensor) -> Tensor:
+    """Weight 1 for every sample: the papers' estimator (eqs. 14-17).
+
+    Its mean is the loss's slope averaged over the states the gate is in, theta : (1 - theta).
+    """
+    return torch.ones_like(theta)
+
+
+def endpoint(theta: Tensor, mask: Tensor, floor: float = ENDPOINT_FLOOR) -> Tensor:
+    """Weight 1/(2 theta) for a sample that is on, 1/(2 (1 - theta)) for one that is off.
+
+    The mean is half the slope at 1 plus half the slope at 0, whatever theta is: the trapezoid
+    rule for the true difference C(1) - C(0), exact where C is quadratic in the gate. The floor
+    bounds the weight of rare samples (and biases the estimate where it acts).
+    """
+    on = 0.5 / theta.clamp(min=floor)
+    off = 0.5 / (1.0 - theta).clamp(min=floor)
+    return torch.where(mask > 0.5, on, off)
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "straight_through": straight_through,
+    "endpoint": endpoint,
+}
+
+
+class BernoulliGate(nn.Module):
+    """Independent Bernoulli gates on the units of one group, or on one branch (size 1).
+
+    Attributes:
+        theta: [K] probabilities of being on, kept in [0, 1] by :meth:`project`.
+        mask: [K] the present sample, 0 or 1.
+        index: [K] which units of the uncut group these are.
+    """
+
+    theta: nn.Parameter
+    mask: Tensor
+    index: Tensor
+
+    def __init__(self, size: int, *, theta: float = 1.0, estimator: str = "endpoint") -> None:
+        super().__init__()
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator: {estimator!r} is not one of {', '.join(ESTIMATORS)}")
+        self.estimator = estimator
+        self.theta = nn.Parameter(torch.full((size,), float(theta)))
+        self.register_buffer("mask", torch.ones(size), persistent=False)
+        self.register_buffer("index", torch.arange(size))
+
+    def __len__(self) -> int:
+        return self.theta.shape[0]
+
+    def sample(self, uniform: Tensor) -> None:
+        """Draw the mask from [K] uniform numbers in [0, 1)."""
+        self.mask = (uniform.to(self.theta) < self.theta.detach()).to(self.theta.dtype)
+
+    def value(self, training: bool) -> Tensor:
+        """The gates' values [K]: the sample, with its gradient to theta; 1[theta > 0.5] in eval."""
+        if not training:
+            return (self.theta.detach() > 0.5).to(self.theta.dtype)
+        weight = ESTIMATORS[self.estimator](self.theta.detach(), self.mask)
+        return self.mask + weight * (self.theta - self.theta.detach())
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Back into [0, 1] after a step (eq. 21)."""
+        self.theta.clamp_(0.0, 1.0)
+
+
+class _GateUser:
+    """Holds a gate without owning it: a copy of the model (an EMA, say) shares the live gate.
+
+    So a copy in eval mode shows *its* weights under the *live* structure, and never a stale one.
+    """
+
+    def __init__(self, gate: BernoulliGate, width: int) -> None:
+        self.gate = gate
+        self.width = width
+
+    def value(self, training: bool) -> Tensor:
+        z = self.gate.value(training)
+        return z if self.width == 1 else z.repeat_interleave(self.width)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _GateUser:
+        return self
+
+
+class Fold(nn.Module):
+    """A parametrization: the tensor times the gate along one dimension.
+
+    Args:
+        gate: K gates; a gate of size 1 scales the whole tensor.
+        dim: the dimension along which unit u owns entries u*width .. (u+1)*width - 1.
+        width: entries a unit.
+    """
+
+    def __init__(self, gate: BernoulliGate, dim: int = 0, width: int = 1) -> None:
+        super().__init__()
+        self.user = _GateUser(gate, width)
+        self.dim = dim
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        z = self.user.value(self.training).to(tensor.dtype)
+        shape = [1] * tensor.dim()
+        shape[self.dim] = -1
+        return tensor * z.view(shape)
+
+
+class Multiply:
+    """A forward hook: the module's output times the gate along ``dim`` (form (a), the reference)."""
+
+    def __init__(self, gate: BernoulliGate, dim: int = 1, width: int = 1) -> None:
+        self.user = _GateUser(gate, width)
+        self.dim = dim
+
+    def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        z = self.user.value(module.training).to(output.dtype)
+        shape = [1] * output.dim()
+        shape[self.dim] = -1
+        return output * z.view(shape)
+
+
+class Sampler:
+    """A forward pre-hook of the whole model: a fresh mask for every gate, every training forward.
+
+    One generator on the CPU serves all gates in a fixed order, so ranks that start from the same
+    seed draw the same masks, and its state is all that a resumed run needs.
+    """
+
+    def __init__(self, gates: nn.ModuleDict, generator: torch.Generator) -> None:
+        self.gates = gates
+        self.generator = generator
+
+    def __call__(self, module: nn.Module, inputs: object) -> None:
+        if module.training and len(self.gates):
+            gates = [g for g in self.gates.values() if isinstance(g, BernoulliGate)]
+            sizes = [len(g) for g in gates]
+            uniform = torch.rand(sum(sizes), generator=self.generator)
+            for gate, part in zip(gates, uniform.split(sizes)):
+                gate.sample(part)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sampler:
+        return Sampler(nn.ModuleDict(), torch.Generator())

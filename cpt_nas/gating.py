@@ -1,0 +1,139 @@
+"""model -> what would be gated, what not, and why; and the gates put in place."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+from cpt_nas.adapters import REGISTRY, Branch, Refusal
+from cpt_nas.cut import join
+from cpt_nas.gates import BernoulliGate, Fold, Multiply
+
+
+@dataclass(frozen=True)
+class Found:
+    """A branch of the model: the block's path, the branch's data, its name in the model."""
+
+    block: str
+    branch: Branch
+    name: str
+
+
+@dataclass
+class Description:
+    """What the adapters found in a model.
+
+    Attributes:
+        branches: what is gated, in the model's order.
+        refusals: block path -> why it is not gated.
+    """
+
+    branches: list[Found] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def describe(
+    model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Description:
+    """Walk the model with the adapters.
+
+    Args:
+        include: shell patterns of branch names; if any, only matching branches are gated.
+        exclude: patterns of branch names that are not.
+
+    Raises:
+        ValueError: a pattern matches no branch.
+    """
+    result = Description()
+    for path, module in model.named_modules():
+        adapter = REGISTRY.get(module)
+        if adapter is None:
+            continue
+        answer = adapter(module)
+        if isinstance(answer, Refusal):
+            result.refusals[path] = answer.reason
+            continue
+        for branch in answer:
+            result.branches.append(Found(path, branch, join(path, branch.name)))
+    names = [f.name for f in result.branches]
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(n, pattern) for n in names):
+                some = ", ".join(names[:4])
+                raise ValueError(f"{option}: {pattern!r} matches no branch; branches are {some}...")
+    kept = []
+    for found in result.branches:
+        if include and not _matches(found.name, include):
+            result.refusals[found.name] = "not among the included patterns"
+        elif _matches(found.name, exclude):
+            result.refusals[found.name] = "excluded by pattern"
+        else:
+            kept.append(found)
+    result.branches = kept
+    return result
+
+
+def layers_only(found: Found) -> Found:
+    """The branch without its unit groups (concurrent_layer_pruning)."""
+    return replace(found, branch=replace(found.branch, groups=()))
+
+
+def units_only(found: Found) -> Found:
+    """The branch without a gate of its own (robust_parsimonious_dnn)."""
+    branch = replace(found.branch, remove=None, reason="unit gates only")
+    return replace(found, branch=branch)
+
+
+Handles = list[RemovableHandle]
+
+
+def mount_units(
+    model: nn.Module, found: Found, group: str, gate: BernoulliGate, fold: bool
+) -> Handles:
+    """Put a unit gate in place, folded into the consumers or as a multiplying hook."""
+    (units,) = [g for g in found.branch.groups if g.name == group]
+    if fold and units.folds:
+        for cut in units.folds:
+            _parametrize(model, join(found.block, cut.tensor), Fold(gate, cut.dim, cut.width))
+        return []
+    module = model.get_submodule(join(found.block, units.multiply))
+    return [module.register_forward_hook(Multiply(gate, 1, units.multiply_width))]
+
+
+def mount_branch(model: nn.Module, found: Found, gate: BernoulliGate, fold: bool) -> Handles:
+    """Put a branch gate in place."""
+    if fold and found.branch.folds:
+        for tensor in found.branch.folds:
+            _parametrize(model, join(found.block, tensor), Fold(gate))
+        return []
+    module = model.get_submodule(join(found.block, found.branch.multiply))
+    return [module.register_forward_hook(Multiply(gate))]
+
+
+def _parametrize(model: nn.Module, name: str, fold: Fold) -> None:
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    # unsafe: skips a trial call; the Fold never changes shape or dtype.
+    parametrize.register_parametrization(module, attribute, fold, unsafe=True)
+    fold.train(module.training)
+
+
+def unmount(model: nn.Module, handles: Handles) -> None:
+    """Take every gate out; the parameters stay the same objects."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            holders: nn.ModuleDict = module.parametrizations  # type: ignore[assignment]
+            for name, chain in list(holders.items()):
+                if all(isinstance(p, Fold) for p in chain):  # type: ignore[union-attr]
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    for handle in handles:
+        handle.remove()
