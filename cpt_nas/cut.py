@@ -7,7 +7,6 @@ in the next backward. The optimizer's lists and state follow, so nobody has to b
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -170,13 +169,14 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
+def plain_name(name: str) -> str:
+    """A tensor's name as it is without parametrizations."""
+    return name.replace("parametrizations.", "").removesuffix(".original")
+
+
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict under the plain model's names, without parametrizations."""
-    state = {}
-    for name, tensor in model.state_dict().items():
-        plain = name.replace(".parametrizations.", ".").removesuffix(".original")
-        state[plain] = tensor
-    return state
+    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
 @torch.no_grad()
@@ -189,10 +189,3 @@ def load_plain_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None
         raise ValueError(f"checkpoint: does not fit the model at {wrong[0]} ({len(wrong)} tensors)")
     for name, tensor in own.items():
         tensor.copy_(state[name])
-
-
-def cut_copy(plan: Plan, model: nn.Module) -> nn.Module:
-    """A cut copy; ``model`` stays as it is."""
-    clone = copy.deepcopy(model)
-    apply(plan, clone)
-    return clone

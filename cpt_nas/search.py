@@ -14,9 +14,9 @@ model, not in it: ``model.parameters()`` are the weights only, before and after 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -38,6 +38,12 @@ from cpt_nas.gating import (
 )
 from cpt_nas.structure import Structure, dense_structure, load_structure
 from hwprofiles import Profile
+
+
+class HasModule(Protocol):
+    """An averaged copy of the model, held in ``module``."""
+
+    module: nn.Module
 
 
 def attach(
@@ -210,7 +216,7 @@ class Search:
         if self.frozen:
             return torch.zeros((), device=self.cost.widths.device)
         value = self._objective(self.costs(), self._branch_sum())
-        if self.settings.polarize:
+        if self.settings.polarize and len(self.gates):
             hang = torch.stack([(g.charge * g.theta * (1 - g.theta)).sum() for g in self._gates()])
             value = value + self.settings.polarize * hang.sum()
         return (self.log_gamma * value).float()
@@ -239,12 +245,12 @@ class Search:
 
     # ---- the loop's calls -----------------------------------------------------------------------
 
-    def step(self, optimizer: torch.optim.Optimizer, copies: Sequence[nn.Module] = ()) -> bool:
+    def step(self, optimizer: torch.optim.Optimizer, ema: HasModule | None = None) -> bool:
         """Update theta, project, and cut when due. Call after ``optimizer.step()``.
 
         Args:
             optimizer: the weights' optimizer; its parameter lists and state are cut alongside.
-            copies: copies of the model to be cut identically, such as ``[ema.module]``.
+            ema: an averaged copy to be cut identically (timm's ModelEmaV3, torch's AveragedModel).
 
         Returns:
             Whether the network changed shape. Under DDP it must then be wrapped anew.
@@ -258,10 +264,10 @@ class Search:
             gate.project()
         self.steps += 1
         if self.settings.freeze_step is not None and self.steps >= self.settings.freeze_step:
-            self.freeze(optimizer, copies)
+            self.freeze(optimizer, ema)
             return True
         if self.steps % self.settings.cut_interval == 0:
-            return self.cut(optimizer, copies)
+            return self.cut(optimizer, ema)
         return False
 
     def _reduce_gradients(self) -> None:
@@ -275,16 +281,12 @@ class Search:
             for grad, part in zip(grads, flat.split([len(g) for g in grads])):
                 grad.copy_(part)
 
-    def cut(
-        self, optimizer: torch.optim.Optimizer | None, copies: Sequence[nn.Module] = ()
-    ) -> bool:
+    def cut(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> bool:
         """Remove what has fallen to the threshold. Returns whether anything went."""
         kept = self._keep_above(self.settings.threshold)
-        return self._apply(kept, optimizer, copies)
+        return self._apply(kept, optimizer, ema)
 
-    def freeze(
-        self, optimizer: torch.optim.Optimizer | None, copies: Sequence[nn.Module] = ()
-    ) -> None:
+    def freeze(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> None:
         """Decide every gate by theta > 0.5, cut, and take the gates out.
 
         Closed units that stay because the channel step rounds up enter with zero weights in
@@ -292,15 +294,17 @@ class Search:
         """
         if self.frozen:
             return
-        self._apply(self._keep_above(0.5), optimizer, copies)
-        for network in (self.model, *copies):
-            self._silence(network)
-        with torch.no_grad():  # a multiplying hook in a copy cannot be taken out: leave it neutral
-            for gate in self._gates():
-                gate.theta.fill_(1.0)
+        self._apply(self._keep_above(0.5), optimizer, ema)
+        self._silence(self.model)
+        averaged = None
+        if ema is not None:
+            self._silence(ema.module)
+            averaged = cut.plain_state_dict(ema.module)
         unmount(self.model, self._handles)
-        for copy in copies:
-            unmount(copy, [])
+        if ema is not None and averaged is not None:
+            training = ema.module.training
+            ema.module = copy.deepcopy(self.model).requires_grad_(False).train(training)
+            cut.load_plain_state_dict(ema.module, averaged)
         self._handles = []
         self.gates = nn.ModuleDict()
         self.frozen = True
@@ -308,10 +312,10 @@ class Search:
     def finish(
         self,
         optimizer: torch.optim.Optimizer | None = None,
-        copies: Sequence[nn.Module] = (),
+        ema: HasModule | None = None,
     ) -> nn.Module:
         """Freeze if that has not happened, and return the plain, smaller timm model."""
-        self.freeze(optimizer, copies)
+        self.freeze(optimizer, ema)
         return self.model
 
     # ---- cutting --------------------------------------------------------------------------------
@@ -322,7 +326,7 @@ class Search:
         for name, found in self.found.items():
             if not self._structure.branches[name].kept:
                 continue
-            gate = self.gates[_slot(name)] if _slot(name) in self.gates else None
+            gate = self.gates[_slot(name)] if _slot(name) in self.gates else None  # noqa: SIM401
             gone = gate is not None and float(gate.theta.detach()) <= threshold
             groups: dict[str, Tensor] = {}
             for group in found.branch.groups:
@@ -345,7 +349,7 @@ class Search:
         self,
         decided: dict[str, dict[str, Tensor] | None],
         optimizer: torch.optim.Optimizer | None,
-        copies: Sequence[nn.Module],
+        ema: HasModule | None,
     ) -> bool:
         if not decided:
             return False
@@ -372,8 +376,8 @@ class Search:
                 del self.gates[slot]
         cut.apply(gate_plan, self.gates, self.theta_optimizer)
         cut.apply(plan, self.model, optimizer)
-        for copy in copies:
-            cut.apply(plan, copy)
+        if ema is not None:
+            cut.apply(plan, ema.module)
         return True
 
     @torch.no_grad()
@@ -420,7 +424,7 @@ class Search:
             fewer = {g: u for g, u in branch.units.items() if len(u.kept) < u.total}
             if fewer:
                 decided[name] = {g: torch.tensor(u.kept) for g, u in fewer.items()}
-        self._apply(decided, None, ())
+        self._apply(decided, None, None)
         self.steps = int(state["steps"])
         self.generator.set_state(state["generator"])
         if state["frozen"]:

@@ -1,0 +1,322 @@
+"""The contract: open = plain; masked = cut = exported and reloaded; a step after a cut."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from conftest import build, randomize
+from timm.utils import ModelEmaV3
+from torch import nn
+
+import cpt_nas
+from cpt_nas import cut
+from cpt_nas.export import export
+from cpt_nas.gating import describe
+from cpt_nas.structure import cut_to
+
+# float64 with sums in another order: far below this; a wrong slice is far above.
+EXACT = 1e-12
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) <= EXACT
+
+
+def attach(model: nn.Module, **settings: object) -> cpt_nas.Search:
+    x = torch.zeros(1, 3, 32, 32).double()
+    return cpt_nas.attach(model, x, log_gamma=0.1, polarize=0, **settings)
+
+
+def close_some(search: cpt_nas.Search, seed: int, share: float = 0.4) -> None:
+    """Decide every gate at random; at least one branch goes, at least one unit a group stays."""
+    generator = torch.Generator().manual_seed(seed)
+    branches = []
+    for slot, gate in search.gates.items():
+        theta = (torch.rand(len(gate), generator=generator) > share).float()
+        if len(gate) > 1:
+            theta[0] = 1
+        else:
+            branches.append(slot)
+        gate.theta.data = theta
+        gate.mask = theta.clone()
+    if branches:
+        for slot, value in ((branches[-1], 0.0), (branches[0], 1.0)):
+            search.gates[slot].theta.data.fill_(value)
+            search.gates[slot].mask.fill_(value)
+
+
+class FixedMask:
+    """Stands in for the sampler: the masks stay as set."""
+
+    def __call__(self, module: nn.Module, inputs: object) -> None:
+        pass
+
+
+def fix_masks(search: cpt_nas.Search) -> None:
+    search._handles.pop().remove()  # the sampler is mounted last
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_open_gates_are_the_plain_model(case: str, pictures: torch.Tensor, fold: bool) -> None:
+    model = build(case)
+    for training in (False, True):
+        plain = copy.deepcopy(model).train(training)
+        gated = copy.deepcopy(model).train(training)
+        search = attach(gated, fold=fold)
+        a, b = plain(pictures), gated(pictures)
+        assert close(b, a)
+        a.square().sum().backward()
+        b.square().sum().backward()
+        grads = {n: p.grad for n, p in plain.named_parameters()}
+        for name, parameter in gated.named_parameters():
+            assert close(parameter.grad, grads[cut.plain_name(name)])
+        assert {cut.plain_name(n) for n in gated.state_dict()} == set(plain.state_dict())
+        assert len(list(gated.parameters())) == len(grads)
+        assert search.undecided() == 0
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_masked_is_cut(case: str, pictures: torch.Tensor, fold: bool, seed: int) -> None:
+    masked, model = build(case), build(case)
+    for network in (masked, model):
+        search = attach(network, fold=fold)
+        close_some(search, seed)
+        fix_masks(search)
+    cut_model = search.finish()
+    assert type(cut_model) is type(build(case))
+    assert not [n for n in cut_model.state_dict() if "parametrizations" in n]
+    structure = search.structure()
+    assert structure.branches_left < len(structure.branches)
+    for training in (False, True):
+        a = masked.train(training)(pictures)
+        assert close(cut_model.train(training)(pictures), a)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_cut_is_exported_and_reloaded(shortcut: str, tmp_path) -> None:
+    kwargs = {"shortcut": shortcut, "num_classes": 5, "in_chans": 1}
+    torch.manual_seed(0)
+    model = randomize(timm.create_model("cpt_resnet20", **kwargs))
+    pictures = torch.randn(2, 1, 16, 16)
+    search = cpt_nas.attach(model, pictures, model_kwargs=kwargs)
+    close_some(search, 0)
+    cut_model = search.finish().eval()
+    expected = cut_model(pictures)
+    folder = export(search.structure(), cut_model.state_dict(), tmp_path / "out")
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+    back = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert torch.equal(back(pictures), expected)
+    assert type(back).__name__ == "CifarResNet"
+
+    other_head = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=7).eval()
+    assert other_head(pictures).shape == (2, 7)
+    assert torch.equal(other_head.forward_features(pictures), back.forward_features(pictures))
+
+    features = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True).eval()
+    maps = features(pictures)
+    assert [f.shape[1] for f in maps] == features.feature_info.channels()
+    assert torch.equal(maps[-1], back.forward_features(pictures))
+
+
+def test_imagenet_resnets_export_too(tmp_path) -> None:
+    model = timm.create_model("resnet10t", num_classes=3)
+    pictures = torch.randn(1, 3, 64, 64)
+    search = cpt_nas.attach(model, pictures, model_kwargs={"num_classes": 3})
+    close_some(search, 1)
+    cut_model = search.finish().eval()
+    export(search.structure(), cut_model.state_dict(), tmp_path / "out")
+    back = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert torch.equal(back(pictures), cut_model(pictures))
+    assert type(back) is timm.models.ResNet
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_a_step_after_a_cut_is_the_step_of_the_masked_network(
+    case: str, pictures: torch.Tensor, opt: str
+) -> None:
+    """Two steps with masks fixed; in one of the two worlds a cut happens between them."""
+    y = torch.tensor([0, 1, 2, 3])
+
+    def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
+        if opt == "sgd":
+            # No decay: it would move the masked reference's dead weights, to no effect.
+            return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(model(pictures), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss  # alive on purpose: it holds the old graph
+
+    finals = []
+    for cutting in (False, True):
+        model = build(case).train()
+        search = attach(model)
+        optimizer = optimizer_for(model)
+        close_some(search, seed=3)
+        fix_masks(search)
+        loss = step(model, optimizer)
+        if cutting:
+            assert search.cut(optimizer)
+            held = {id(p) for g in optimizer.param_groups for p in g["params"]}
+            assert held == {id(p) for p in model.parameters()}
+        loss = step(model, optimizer)
+        finals.append((loss.detach(), model(pictures).detach()))
+    assert close(finals[1][0], finals[0][0])
+    # Adam divides by the root of squares: rounding differences grow where gradients are tiny.
+    assert float((finals[1][1] - finals[0][1]).abs().max()) < (1e-10 if opt == "sgd" else 1e-7)
+
+
+def test_an_averaged_copy_is_cut_alongside(case: str, pictures: torch.Tensor) -> None:
+    model = build(case)
+    search = attach(model, fold=case != "basic_blur")  # one case by multiplying hooks
+    ema = ModelEmaV3(model, decay=0.5)
+    for parameter in model.parameters():
+        parameter.data += 0.1
+    ema.update(model)
+    close_some(search, 0)
+    masked = ema.module.eval()(pictures)
+    assert search.cut(None, ema)
+    assert close(ema.module(pictures), masked)
+    search.freeze(None, ema)
+    assert close(ema.module(pictures), masked)
+    assert not close(model.eval()(pictures), masked)  # its weights are its own
+    assert list(ema.module.state_dict()) == list(model.state_dict())
+    ema.update(model)
+
+
+def test_the_channel_step_rounds_up_without_changing_the_function(pictures: torch.Tensor) -> None:
+    model = build("basic")
+    search = attach(model, channel_step=8)
+    close_some(search, 2)
+    masked = model.eval()(pictures)
+    cut_model = search.finish().eval()
+    assert close(cut_model(pictures), masked)
+    for branch in search.structure().branches.values():
+        for units in branch.units.values() if branch.kept else ():
+            assert len(units.kept) % 8 == 0
+
+
+def test_an_empty_group_takes_its_branch_along() -> None:
+    model = build("basic")
+    search = attach(model)
+    search.gates["layer1/1/act1"].theta.data.fill_(0.05)
+    assert search.cut(None)
+    assert not search.structure().branches["layer1.1"].kept
+    assert isinstance(model.layer1[1], nn.Identity)
+
+
+def test_everything_closed_still_runs(case: str, pictures: torch.Tensor) -> None:
+    model = build(case)
+    search = attach(model)
+    for gate in search.gates.values():
+        gate.theta.data.zero_()
+    out = search.finish()(pictures)
+    assert out.isfinite().all()
+    assert search.structure().branches_left == 0
+
+
+@pytest.mark.parametrize("gate", ["layers", "units"])
+def test_one_kind_only(gate: str, pictures: torch.Tensor) -> None:
+    model = build("basic")
+    search = attach(model, gate=gate)
+    is_unit = ["act1" in slot for slot in search.gates]
+    assert all(is_unit) if gate == "units" else not any(is_unit)
+    for g in search.gates.values():
+        g.theta.data.zero_()
+    out = search.finish()(pictures)
+    assert out.isfinite().all()
+    left = search.structure()
+    assert left.branches_left == (0 if gate == "layers" else len(left.branches))
+
+
+def test_structure_cuts_dense_weights_like_the_search(pictures: torch.Tensor) -> None:
+    dense = build("bottleneck")
+    model = copy.deepcopy(dense)
+    search = attach(model)
+    close_some(search, 5)
+    a = search.finish().eval()(pictures)
+    b = cut_to(dense, search.structure()).eval()(pictures)
+    assert close(a, b)
+
+
+def test_timm_conveniences_survive(pictures: torch.Tensor) -> None:
+    model = build("basic_projected")
+    search = attach(model)
+    close_some(search, 1)
+    search.cut(None)
+    model.eval()
+    features = model.forward_features(pictures)
+    final, intermediates = model.forward_intermediates(pictures)
+    assert close(final, features)
+    assert len(intermediates) == 4
+    model.set_grad_checkpointing(True)
+    model.train()(pictures).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.reset_classifier(3)
+    assert model(pictures).shape == (4, 3)
+
+
+def test_gradient_checkpointing_recomputes_the_same_masks(pictures: torch.Tensor) -> None:
+    grads = []
+    for checkpointing in (False, True):
+        model = build("basic").train()
+        attach(model, theta_init=0.5, seed=4)
+        model.set_grad_checkpointing(checkpointing)
+        model(pictures).square().sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    for a, b in zip(*grads, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_nothing_to_gate_says_so() -> None:
+    with pytest.raises(ValueError, match="nothing can be gated in VGG"):
+        attach(timm.create_model("vgg11", num_classes=2).double())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 1.5}, "alpha"),
+        ({"kappa": -1}, "kappa"),
+        ({"estimator": "magic"}, "must be one of straight_through, endpoint"),
+        ({"cost": "latency"}, "needs a profile"),
+        ({"gamma": 1}, "gamma: unknown key"),
+        ({"include": ("nothing*",)}, "include: 'nothing\\*' matches no branch"),
+    ],
+)
+def test_bad_settings_name_the_field(settings: dict, message: str) -> None:
+    model = build("basic")
+    with pytest.raises(ValueError, match=message):
+        cpt_nas.attach(model, torch.zeros(1, 3, 32, 32).double(), **settings)
+    assert not [n for n in model.state_dict() if "parametrizations" in n]
+
+
+def test_include_and_exclude() -> None:
+    model = build("basic")
+    found = describe(model, include=("layer2.*",), exclude=("layer2.0",))
+    assert [f.name for f in found.branches] == ["layer2.1"]
+    assert found.refusals["layer2.0"] == "excluded by pattern"
+
+
+def test_theta_falls_under_price_alone_and_branches_leave_the_forward(pictures) -> None:
+    """With no loss, the price closes everything; each step is Adam's, so a known number do it."""
+    model = build("basic").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = attach(model, theta_lr=0.1, cut_interval=1, ramp_steps=2)
+    for _ in range(14):
+        loss = 0 * model(pictures).sum() + search.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        search.step(optimizer)
+    assert search.structure().branches_left == 0
+    assert len(search.gates) == 0
+    assert not search.penalty().requires_grad
