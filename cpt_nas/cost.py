@@ -78,10 +78,11 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[Found]) -> list
     for layer in layers:
         group_out, width_out = produced.get(layer.name, (None, layer.out_channels))
         group_in, width_in = consumed.get(layer.name, (None, layer.in_channels))
-        if layer.form == "channel":  # one dimension, counted once
-            if group_out is None:
-                group_out, width_out = group_in, width_in
-            group_in, width_in = None, layer.in_channels
+        if layer.form == "channel":  # one dimension, counted in input channels
+            if group_out is not None:
+                group_in = group_out
+                width_in = width_out * layer.in_channels / layer.out_channels
+            group_out, width_out = None, layer.out_channels
         terms.append(
             Term(layer, branch_of.get(layer.name), group_in, group_out, width_in, width_out)
         )

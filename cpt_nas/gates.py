@@ -127,7 +127,7 @@ class Fold(nn.Module):
 
 
 class Multiply:
-    """A forward hook: the module's output times the gate along ``dim`` (form (a), the reference)."""
+    """A forward hook: the output times the gate along ``dim``; form (a), the reference."""
 
     def __init__(self, gate: BernoulliGate, dim: int = 1, width: int = 1) -> None:
         self.user = _GateUser(gate, width)

@@ -39,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def start(output: Path, recipe: Recipe, profile: Profile | None) -> None:
-    """Make the folder: recipe.yaml, timm's args.yaml, profile.yaml, and a result that says running."""
+    """Make the folder: recipe.yaml, timm's args.yaml, profile.yaml, a result that says running."""
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "recipe.yaml", recipe.to_yaml())
     write_text(output / "args.yaml", yaml.safe_dump(recipe.flat(), sort_keys=False))

@@ -77,7 +77,7 @@ def test_shortcuts_sit_where_a_stage_widens():
     "kwargs",
     [
         {"shortcut": "C"},
-        {"shortcut": None},
+        {"shortcut": "a"},
         {"layers": (3, 3)},
         {"channels": (8, 16, 32, 64)},
     ],
@@ -189,7 +189,7 @@ def test_drop_path_grows_linearly():
 
 
 def test_other_activation_and_norm():
-    model = small(act_layer="silu", norm_layer="groupnorm")
+    model = small(act_layer="silu", norm_layer="groupnorm1")
     assert isinstance(model.act1, nn.SiLU)
     assert isinstance(model.layer1[0].bn1, nn.GroupNorm)
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

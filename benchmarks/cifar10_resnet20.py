@@ -1,0 +1,71 @@
+"""ResNet-20 on CIFAR-10 pictures: dense, and searches at two pruning levels, 10 epochs each.
+
+    python benchmarks/cifar10_resnet20.py --data FOLDER -o runs/cifar10
+
+FOLDER holds train.tar.gz and test.tar.gz. Measures a profile of this machine (one thread, batch
+1), trains the three runs side by side on one thread each, measures every result in the profile's
+setting afterwards, when the machine is quiet, and writes docs/cifar10_resnet20.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.02, 0.06])
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+
+    profile = output / "cpu-t1-b1.yaml"
+    if not profile.exists():
+        command = ["hwprofiles.cli", "measure", "cpt_resnet20", "--import", "cpt_nas"]
+        command += ["--input-size", "3", "32", "32", "--batch-size", "1", "--threads", "1"]
+        run([*command, "-o", str(profile)])
+
+    common = [f"data.root={arguments.data}", f"train.seed={arguments.seed}", *arguments.overrides]
+    jobs = {"dense": ["--dense"]}
+    for level in arguments.levels:
+        chosen = ["--profile", str(profile), "--set", f"search.log_gamma={level}"]
+        jobs[f"log_gamma_{level}"] = chosen
+    running = []
+    for name, options in jobs.items():
+        if (output / name / "export").exists():
+            continue
+        command = [sys.executable, "-m", "cpt_nas.cli", "train", "--recipe", str(RECIPE), *options]
+        for override in common:
+            command += ["--set", override]
+        command += ["-o", str(output / name)]
+        print(" ".join(command), flush=True)
+        with (output / f"{name}.log").open("w") as log:
+            running.append(subprocess.Popen(command, stderr=log, stdout=log))
+    codes = [process.wait() for process in running]
+    if any(codes):
+        sys.exit(f"a training failed; see the logs in {output}")
+
+    runs = [str(output / name) for name in jobs]
+    report = output / "report"
+    run(["cpt_nas.cli", "report", *runs, "--profile", str(profile), "--measure", "-o", str(report)])
+    shutil.copyfile(report / "runs.csv", ROOT / "docs" / "cifar10_resnet20.csv")
+
+
+def run(command: list[str]) -> None:
+    print(" ".join(command), flush=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+if __name__ == "__main__":
+    main()

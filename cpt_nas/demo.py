@@ -1,0 +1,99 @@
+"""The main job, end to end, on scikit-learn's digits: measure, train, cut, export, compare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import hwprofiles
+from cpt_nas.config import Recipe
+from cpt_nas.report import report
+from cpt_nas.runfolder import refuse_used
+from cpt_nas.train import train
+
+INPUT = (1, 16, 16)
+MODEL = "cpt_resnet20"
+
+
+def recipe(epochs: int, profile: str | None) -> Recipe:
+    """The digits recipe (recipes/digits.yaml holds the same), dense where no profile is given."""
+    search = {
+        "profile": profile,
+        "log_gamma": 0.05,
+        "warmup": 0.05,
+        "ramp": 0.15,
+        "freeze": 0.4,
+        "theta_lr": 0.03,
+        "cut_interval": 10,
+    }
+    return Recipe.from_mapping(
+        {
+            "model": {"name": MODEL},
+            "data": {"name": "digits", "input_size": INPUT, "augment": "crop"},
+            "train": {"epochs": epochs, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4},
+            "search": search if profile is not None else None,
+        }
+    )
+
+
+def run(output: Path, epochs: int, console: Console) -> Path:
+    """Run the demo in a new folder; returns the report's page.
+
+    Raises:
+        ValueError: the folder is in use.
+    """
+    refuse_used(output)
+    output.mkdir(parents=True, exist_ok=True)
+    threads = os.cpu_count() or 1
+    settings = {"one-thread-batch-1": (1, 1), "all-threads-batch-256": (threads, 256)}
+    profiles = {}
+    for name, (count, batch_size) in settings.items():
+        console.rule(f"measuring: {name}")
+        path = output / f"{name}.yaml"
+        model = timm.create_model(MODEL, in_chans=INPUT[0])
+        profile = hwprofiles.measure(
+            {MODEL: model}, input_size=INPUT, batch_size=batch_size, threads=count, name=name
+        )
+        hwprofiles.save(profile, path)
+        profiles[name] = path
+    torch.set_num_threads(threads)
+    runs = []
+    for name, chosen in [("dense", None), *((n, str(p)) for n, p in profiles.items())]:
+        console.rule(f"training: {name}")
+        folder = output / name
+        train(recipe(epochs, chosen), folder, console=console)
+        runs.append(folder)
+    console.rule("measuring every model in both settings")
+    page = report(runs, output / "report", list(profiles.values()), measure=True)
+    console.print(summary(output / "report"))
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    return page
+
+
+def summary(folder: Path) -> Table:
+    """One table of all models: accuracy, size, and predicted / measured latency in each setting."""
+    runs = pd.read_csv(folder / "runs.csv")
+    latency = pd.read_csv(folder / "latency.csv")
+    settings = list(dict.fromkeys(latency["profile"]))
+    columns = ["model", "accuracy %", "MACs M", "parameters k", "branches"]
+    table = Table(*columns, *(f"{s}: predicted / measured ms" for s in settings))
+    for _, row in runs.iterrows():
+        cells = [
+            str(row["name"]),
+            f"{row['accuracy']:.2f}",
+            f"{row['macs'] / 1e6:.2f}",
+            f"{row['params'] / 1e3:.1f}",
+            f"{row['branches_left']:.0f}",
+        ]
+        for setting in settings:
+            chosen = latency[(latency["run"] == row["name"]) & (latency["profile"] == setting)]
+            times = chosen[["predicted_s", "measured_s"]].iloc[0] * 1e3
+            cells.append(f"{times['predicted_s']:.2f} / {times['measured_s']:.2f}")
+        table.add_row(*cells)
+    return table

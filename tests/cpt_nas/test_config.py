@@ -1,0 +1,80 @@
+"""Recipes: every fault is named, nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cpt_nas.config import ConfigError, Recipe, SearchConfig, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_load_and_survive_a_round_trip(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert Recipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+def test_recipes_are_there() -> None:
+    assert {"digits", "cifar10_resnet20"} <= {p.stem for p in RECIPES}
+
+
+def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: resnet18}")
+    recipe = load_recipe(path, ["train.epochs=3", "search.log_gamma=0.5", "model.kwargs.x=[1, 2]"])
+    assert recipe.train.epochs == 3
+    assert recipe.search == SearchConfig(log_gamma=0.5)
+    assert recipe.model.kwargs == {"x": [1, 2]}
+    assert recipe.flat()["search.log_gamma"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("model: {name: x", [], "is not YAML"),
+        ("- 1", [], "must hold a mapping"),
+        ("{}", [], "model: is missing"),
+        ("model: {name: x}\ntrian: {}", [], "trian: unknown key"),
+        ("model: {name: x}\ntrain: {epochs: many}", [], "train.epochs.*'many'"),
+        ("model: {name: x}\ntrain: {epochs: 0}", [], "train.epochs.*greater than 0.*0"),
+        ("model: {name: x}\ntrain: {device: tpu}", [], "must be cpu, cuda or cuda:N"),
+        ("model: {name: x}\nsearch: {freeze: 0.1}", [], "freeze .0.1. must come after"),
+        ("model: {name: x}\nsearch: {alpha: 2}", [], "search.alpha"),
+        ("model: {name: x}\nsearch: {log_gamma: .nan}", [], "search.log_gamma"),
+        ("model: {name: x}", ["epochs"], "--set: 'epochs' must be key=value"),
+        ("model: {name: x}", ["train.epochs=[1"], "is not YAML"),
+        ("model: {name: x}", ["model.name.first=1"], "name is not a section"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(write(tmp_path, text), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: x}\ntrain: {epochs: 0, lr: -1}\nsearch: {alpha: 2}")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    for name in ("train.epochs", "train.lr", "search.alpha"):
+        assert name in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file: .*absent\.yaml"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_shares_become_steps() -> None:
+    settings = SearchConfig(warmup=0.1, ramp=0.2, freeze=0.5).settings(1000, seed=7)
+    assert (settings.warmup_steps, settings.ramp_steps, settings.freeze_step) == (100, 200, 500)
+    assert settings.seed == 7

@@ -1,0 +1,199 @@
+"""Whole runs on a few digits: resume, kill, EMA, two processes, the folder they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+from cpt_nas.config import Recipe
+from cpt_nas.structure import load_structure
+from cpt_nas.train import train
+
+QUIET = Console(quiet=True)
+
+
+def recipe(**changes: dict) -> Recipe:
+    """Four epochs of a tiny ResNet on 128 digits; everything closes or settles in that time."""
+    values: dict = {
+        "model": {"name": "cpt_resnet20", "kwargs": {"layers": [1, 2, 1], "channels": [8, 8, 16]}},
+        "data": {"name": "digits", "input_size": [1, 8, 8], "augment": "crop", "train_limit": 128},
+        "train": {"epochs": 4, "batch_size": 32, "lr": 0.05, "threads": 1},
+        "search": {
+            "log_gamma": 0.3,
+            "warmup": 0.0,
+            "ramp": 0.1,
+            "freeze": 0.8,
+            "theta_lr": 0.1,
+            "cut_interval": 2,
+        },
+    }
+    for section, entries in changes.items():
+        values[section] = None if entries is None else values.get(section, {}) | entries
+    return Recipe.from_mapping(values)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.pth.tar", weights_only=True)["state_dict"]
+
+
+def same(a: Path, b: Path) -> bool:
+    wa, wb = weights(a), weights(b)
+    return wa.keys() == wb.keys() and all(torch.equal(wa[k], wb[k]) for k in wa)
+
+
+def history(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "history.csv").drop(columns="epoch_s")
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch):
+    """Make train() fail right after its n-th checkpoint."""
+    import cpt_nas.train as module
+
+    save, done = module._save, []
+
+    def saving(*arguments: object) -> None:
+        save(*arguments)
+        done.append(1)
+        if len(done) == epochs:
+            raise Stop
+
+    monkeypatch.setattr(module, "_save", saving)
+    return lambda: monkeypatch.setattr(module, "_save", save)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])  # before, while and after gates are decided
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_resumed_is_uninterrupted(tmp_path, monkeypatch, epochs: int, opt: str) -> None:
+    changes = {"train": {"opt": opt, "lr": 0.05 if opt == "sgd" else 0.003, "model_ema": True}}
+    whole = train(recipe(**changes), tmp_path / "whole", console=QUIET)
+    restore = interrupted_after(epochs, monkeypatch)
+    with pytest.raises(Stop):
+        train(recipe(**changes), tmp_path / "parts", console=QUIET)
+    restore()
+    parts = train(recipe(**changes), tmp_path / "parts", resume=True, console=QUIET)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    assert (tmp_path / "whole" / "structure.json").read_text() == (
+        tmp_path / "parts" / "structure.json"
+    ).read_text()
+    pd.testing.assert_frame_equal(history(tmp_path / "whole"), history(tmp_path / "parts"))
+    for key in ("test_acc", "test_loss", "macs", "params", "train_load"):
+        assert whole[key] == parts[key]
+    assert whole["macs"] < whole["macs_dense"]
+
+
+def test_a_finished_run_has_a_whole_folder(tmp_path) -> None:
+    result = train(recipe(), tmp_path / "run", console=QUIET)
+    folder = tmp_path / "run"
+    for name in ("recipe.yaml", "args.yaml", "summary.csv", "history.csv", "structure.json"):
+        assert (folder / name).stat().st_size > 0
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["status"] == "finished"
+    back = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True)
+    assert sum(p.numel() for p in back.parameters()) == result["params"]
+    assert load_structure(folder / "structure.json").branches_left == result["branches"]
+    layers = pd.read_csv(folder / "layers.csv")
+    assert layers["params"].sum() == result["params"]
+    assert layers["macs_dense"].sum() == pytest.approx(result["macs_dense"])
+    assert not list(folder.glob("*.tmp"))
+    rows = history(folder)
+    assert rows["train_load"].is_monotonic_decreasing
+    assert rows["macs_ratio"].iloc[-1] < 1
+
+
+def test_a_dense_run_changes_nothing(tmp_path) -> None:
+    result = train(recipe(search=None, train={"epochs": 1}), tmp_path / "run", console=QUIET)
+    assert result["macs"] == result["macs_dense"]
+    assert result["kind"] == "dense"
+    assert result["train_load"] == 1
+
+
+def test_a_used_folder_is_refused_and_left_alone(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        train(recipe(), tmp_path, console=QUIET)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "other bytes"])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage: str) -> None:
+    short = recipe(train={"epochs": 1})
+    train(short, tmp_path / "run", console=QUIET)
+    path = tmp_path / "run" / "last.pth.tar"
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damage == "cut short" else b"no archive")
+    with pytest.raises(ValueError, match="resume: ") as caught:
+        train(short, tmp_path / "run", resume=True, console=QUIET)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_process_resumes(tmp_path) -> None:
+    """SIGKILL at an arbitrary moment after the first checkpoint; then --resume finishes it."""
+    long = recipe(train={"epochs": 60})
+    (tmp_path / "recipe.yaml").write_text(long.to_yaml())
+    command = [sys.executable, "-m", "cpt_nas.cli", "train"]
+    fresh = [*command, "--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(fresh, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "last.pth.tar").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "running"
+    done = subprocess.run(
+        [*command, "--resume", str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
+    assert len(history(tmp_path / "run")) == 60
+
+
+def test_two_processes_agree(tmp_path) -> None:
+    """DDP on CPU: both ranks cut alike, nothing hangs, and the run finishes."""
+    (tmp_path / "recipe.yaml").write_text(recipe().to_yaml())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(29500 + os.getpid() % 400), "-m", "cpt_nas.cli", "train"]
+    command += ["--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["macs"] < result["macs_dense"]
+    assert result["test_acc"] > 15  # ten classes: above chance, so the gradients were shared
+
+
+def test_it_learns(tmp_path) -> None:
+    """A dense tiny network and a searched one both learn digits; a search that destroys fails."""
+    data = {"train_limit": 1000, "input_size": [1, 8, 8]}
+    wide = {"kwargs": {"layers": [1, 1, 1], "channels": [16, 16, 32]}}
+    gentle = {"log_gamma": 0.05, "theta_lr": 0.03}
+    for name, search in (("dense", None), ("search", gentle)):
+        found = train(
+            recipe(data=data, model=wide, train={"epochs": 6}, search=search),
+            tmp_path / name,
+            console=QUIET,
+        )
+        assert found["test_acc"] > 80
+
+
+def test_an_unknown_model_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"model.name: timm has no model 'resnet19x'"):
+        train(recipe(model={"name": "resnet19x", "kwargs": {}}), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
