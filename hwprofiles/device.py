@@ -1,0 +1,223 @@
+"""The machine and its software: a fingerprint to tell whether a profile was made here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+# What makes timings differ. The kernel and the interpreter are recorded, too, but not compared.
+COVERED = (
+    "device.type",
+    "device.name",
+    "device.cores",
+    "device.isa",
+    "device.memory_bytes",
+    "device.compute_capability",
+    "host.cpu",
+    "host.cores",
+    "software.torch",
+    "software.timm",
+    "software.cuda",
+    "software.cudnn",
+    "software.onednn",
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
+
+
+class Device(_Section):
+    """What the layers run on."""
+
+    type: Literal["cpu", "cuda"]
+    name: str
+    cores: Annotated[int, Field(ge=1)] = Field(description="CPU cores usable, or multiprocessors")
+    isa: str | None = Field(description="instruction set that torch uses; null on CUDA")
+    memory_bytes: Annotated[int, Field(ge=0)]
+    compute_capability: str | None
+    driver: str | None
+
+
+class Host(_Section):
+    cpu: str
+    cores: Annotated[int, Field(ge=1)]
+    os: str
+    kernel: str
+
+
+class Software(_Section):
+    python: str
+    torch: str
+    timm: str
+    fvcore: str
+    cuda: str | None
+    cudnn: str | None
+    onednn: bool
+
+
+class Fingerprint(_Section):
+    """Machine and software; ``id`` hashes the keys listed in ``covers``."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    covers: list[str]
+    device: Device
+    host: Host
+    software: Software
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One covered key in which a machine differs from a profile's."""
+
+    field: str
+    profile_value: object
+    here: object
+
+    def __str__(self) -> str:
+        return f"{self.field}: profile has {self.profile_value}, here is {self.here}"
+
+
+def fingerprint(device_type: str) -> Fingerprint:
+    """The fingerprint of this machine with a device of this type.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    host = Host(cpu=_cpu_name(), cores=os.cpu_count() or 1, os=platform.system(), kernel=_kernel())
+    software = Software(
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        timm=metadata.version("timm"),
+        fvcore=metadata.version("fvcore"),
+        cuda=torch.version.cuda if device_type == "cuda" else None,
+        cudnn=str(torch.backends.cudnn.version()) if device_type == "cuda" else None,
+        onednn=torch.backends.mkldnn.is_available(),
+    )
+    device = _cuda() if device_type == "cuda" else _cpu(host.cpu)
+    parts = {"device": device, "host": host, "software": software}
+    covered = {key: _value(parts, key) for key in COVERED}
+    digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+    return Fingerprint(
+        id=digest[:12], covers=list(COVERED), device=device, host=host, software=software
+    )
+
+
+def differences(profile: Fingerprint, here: Fingerprint) -> list[Difference]:
+    """The covered keys whose values differ."""
+    a, b = profile.model_dump(), here.model_dump()
+    return [
+        Difference(key, _value(a, key), _value(b, key))
+        for key in COVERED
+        if _value(a, key) != _value(b, key)
+    ]
+
+
+def check_device(device_type: str) -> torch.device:
+    """The torch device of this type.
+
+    Raises:
+        ValueError: an unknown type, or none is here.
+    """
+    if device_type not in ("cpu", "cuda"):
+        raise ValueError(f"device: {device_type!r}, allowed are cpu and cuda")
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: 'cuda', but torch sees no CUDA device here; allowed is cpu")
+    return torch.device(device_type)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished what was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Run torch with this many threads, and put the old number back afterwards.
+
+    Raises:
+        ValueError: fewer than one, or more than the machine has cores.
+    """
+    cores = os.cpu_count() or 1
+    if not 1 <= threads <= cores:
+        raise ValueError(f"threads: {threads}, allowed are 1..{cores} on this machine")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cpu(name: str) -> Device:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device(
+        type="cpu",
+        name=name,
+        cores=usable or 1,
+        isa=torch.backends.cpu.get_cpu_capability(),
+        memory_bytes=_rounded(memory),
+        compute_capability=None,
+        driver=None,
+    )
+
+
+def _cuda() -> Device:
+    check_device("cuda")
+    properties = torch.cuda.get_device_properties(0)
+    return Device(
+        type="cuda",
+        name=properties.name,
+        cores=properties.multi_processor_count,
+        isa=None,
+        memory_bytes=_rounded(properties.total_memory),
+        compute_capability=f"{properties.major}.{properties.minor}",
+        driver=_nvidia_driver(),
+    )
+
+
+def _rounded(memory_bytes: int) -> int:
+    """To whole gigabytes: the same machine reports some megabytes more or less after a boot."""
+    return round(memory_bytes / 2**30) * 2**30
+
+
+def _nvidia_driver() -> str | None:
+    path = Path("/proc/driver/nvidia/version")
+    if not path.is_file():
+        return None
+    words = path.read_text().split()
+    return next((word for word in words if word[:1].isdigit() and "." in word), None)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _kernel() -> str:
+    """The version without the builder's suffix."""
+    return re.split(r"[^0-9.]", platform.release())[0].rstrip(".")
+
+
+def _value(parts: Any, key: str) -> Any:
+    for name in key.split("."):
+        parts = parts[name] if isinstance(parts, dict) else getattr(parts, name)
+    return parts
