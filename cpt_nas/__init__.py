@@ -2,7 +2,7 @@
 
     search = cpt_nas.attach(model, example_input, profile="cpu.yaml", log_gamma=0.02)
 
-Importing this package also puts its names (``cpt_resnet20`` ... ``cpt_pruned``) into timm's registry.
+Importing this package also puts ``cpt_resnet20`` ... ``cpt_pruned`` into timm's registry.
 """
 
 from cpt_nas import registry

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cpt_nas.cut import join
 from cpt_nas.gating import Found, describe
-from hwprofiles import LayerSpec, trace
+from hwprofiles import LayerSpec, MissingLayers, trace
 
 if TYPE_CHECKING:
     from cpt_nas.structure import Structure
@@ -117,7 +117,7 @@ class Cost(nn.Module):
         if profile is not None:
             missing = profile.missing([t.layer for t in terms])
             if missing:
-                raise MissingLayers(missing)
+                raise MissingLayers(missing, profile)
             scale = profile.calibration.scale
             tables["latency"] = [profile.cost(t.layer.signature) for t in terms]
         self.names = list(tables)
@@ -177,18 +177,6 @@ class Cost(nn.Module):
         """Every cost of a decided structure."""
         branches, units = structure_theta(structure)
         return dict(zip(self.names, self(branches, units).tolist()))
-
-
-class MissingLayers(ValueError):
-    """A profile that does not know some layers of the model; never taken as costing nothing."""
-
-    def __init__(self, signatures: Sequence[str]) -> None:
-        self.signatures = list(signatures)
-        listed = ", ".join(self.signatures)
-        super().__init__(
-            f"profile: knows {len(self.signatures)} of the model's layers not: {listed}; measure "
-            "them with: hwprofiles measure MODEL --input-size C H W -o FILE.yaml"
-        )
 
 
 def structure_theta(structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
