@@ -2,17 +2,22 @@
 
 from hwprofiles.device import Difference
 from hwprofiles.layers import Coefficients, LayerSpec, build, trace
+from hwprofiles.measure import measure, time_models
 from hwprofiles.profile import MissingLayers, Profile, ProfileError, load, save
+from hwprofiles.timing import Measurement
 
 __all__ = [
     "Coefficients",
     "Difference",
     "LayerSpec",
+    "Measurement",
     "MissingLayers",
     "Profile",
     "ProfileError",
     "build",
     "load",
+    "measure",
     "save",
+    "time_models",
     "trace",
 ]

@@ -138,7 +138,8 @@ def build(
         dtype: of parameters and floating-point inputs.
         device: where.
         channels_last: memory format of four-dimensional tensors and weights.
-        new_tensor: shape -> input tensor; default is uniform in [0, 1).
+        new_tensor: (shape, whether of zeros) -> input tensor; default is uniform in [0, 1), or
+            zeros for what is overwritten.
 
     Raises:
         ValueError: the widths are not ones that the layer can have.
@@ -164,7 +165,20 @@ def build(
     )
 
 
+@dataclass(frozen=True)
+class Traced:
+    """Layers in the order of execution, and the calls that are none: views, by name."""
+
+    layers: list[LayerSpec]
+    views: list[str]
+
+
 def trace(model: nn.Module, example_input: Tensor) -> list[LayerSpec]:
+    """The layers of ``model`` in the order of execution: ``trace_all`` without the views."""
+    return trace_all(model, example_input).layers
+
+
+def trace_all(model: nn.Module, example_input: Tensor) -> Traced:
     """Run ``model`` once in eval mode and list its layers in the order of execution.
 
     Mode, hooks and random state are left as they were.
@@ -185,13 +199,13 @@ def trace(model: nn.Module, example_input: Tensor) -> list[LayerSpec]:
             model.eval()
             with _Recorder(model, len(example_input)) as recorder:
                 model(example_input)
-            specs = recorder.specs()
+            traced = Traced(recorder.specs(), sorted(recorder.views))
     finally:
         for module, training in modes.items():
             module.training = training
-    if not specs:
+    if not traced.layers:
         raise ValueError(f"{type(model).__name__}: no layer was executed")
-    return specs
+    return traced
 
 
 @dataclass
@@ -212,6 +226,7 @@ class _Recorder(TorchFunctionMode):
         self.model = model
         self.batch_size = batch_size
         self.calls: list[_Call] = []
+        self.views: set[str] = set()
         self._path: list[str] = [""]
         self._known_depth = 0
         self._handles: list[Any] = []
@@ -276,9 +291,10 @@ class _Recorder(TorchFunctionMode):
             func, args, kwargs, self.batch_size, axis, channels=x.shape[axis] if x.dim() else 0
         )
         is_view = any(_same_storage(y, t) for t in inputs)
-        if x.dim() < 2 or (is_view and not operation.in_place):
-            return output
         name = f"{self._path[-1]}:{operation.type}"
+        if x.dim() < 2 or (is_view and not operation.in_place):
+            self.views.add(name)
+            return output
         parameters = [t for t in inputs if isinstance(t, nn.Parameter)]
         out = y.shape[axis] if y.dim() == x.dim() else x.shape[axis]
         self._add(name, operation, x.shape[axis], out, parameters, *outputs)

@@ -18,7 +18,7 @@ from timm.layers import BatchNormAct2d, LayerNorm2d
 from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
-NewTensor = Callable[[tuple[int, ...]], Tensor]
+NewTensor = Callable[[tuple[int, ...], bool], Tensor]
 Options = dict[str, Any]
 MakeModule = Callable[[Options, int, int, int], nn.Module]
 
@@ -281,7 +281,8 @@ def build_operation(
         dtype: of floating-point tensors and parameters.
         device: where.
         channels_last: memory format of four-dimensional tensors.
-        new_tensor: shape -> a floating-point tensor; default is uniform in [0, 1).
+        new_tensor: (shape, whether of zeros) -> a floating-point tensor; default is uniform in
+            [0, 1), or zeros for what is overwritten.
     """
     made = operation.make(in_channels, out_channels)
     if isinstance(made, nn.Module):
@@ -294,12 +295,11 @@ def build_operation(
         shape = argument.at(in_channels, batch_size)
         if argument.dtype is not None:
             return torch.zeros(shape, dtype=argument.dtype, device=device)
-        if operation.in_place:
-            # Repeated in place, other values would run off to infinity or to denormals.
-            fill = 0.0 if argument is main else 1.0
-            value = torch.full(shape, fill, dtype=dtype, device=device)
-        elif new_tensor is not None:
-            value = new_tensor(shape)
+        # Repeated in place, other values than 0 would run off to infinity or to denormals.
+        if new_tensor is not None:
+            value = new_tensor(shape, operation.in_place)
+        elif operation.in_place:
+            value = torch.zeros(shape, dtype=dtype, device=device)
         else:
             value = torch.rand(shape, dtype=dtype, device=device)
         if channels_last and value.dim() == 4:

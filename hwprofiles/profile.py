@@ -1,7 +1,8 @@
 """A profile: what every layer of some models costs on one device, in one setting, as a YAML file.
 
-The schema is the pydantic models here and in ``schema.py``; ``hwprofiles schema`` prints it as JSON schema. A file
-with an unknown key, a NaN, a negative time or a foreign major version is refused.
+The schema is the pydantic models here and in ``schema.py``; ``hwprofiles schema`` prints it as
+JSON schema. A file with an unknown key, a NaN, a negative time or a foreign major version is
+refused.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Profile(Section):
     cost_model: CostModel
     layers: list[LayerProfile] = Field(min_length=1)
     dense: dict[str, EndToEnd] = Field(min_length=1)
-    validation: list[Validation] = []
+    validation: list[Validation] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,4 +1,4 @@
-"""The sections of a profile file, as pydantic models: what each field means, its unit, its range."""
+"""The sections of a profile file as pydantic models: what each field means, its unit and range."""
 
 from __future__ import annotations
 

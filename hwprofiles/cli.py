@@ -1,0 +1,317 @@
+"""The command line: hwprofiles measure | show | compare | check | schema."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hwprofiles.profile import Profile, json_schema, load, save
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="What does each layer of a model cost on this device?",
+)
+console = Console()
+
+EXIT_DIFFERENT = 1
+EXIT_USER_ERROR = 2
+
+
+def run_app(application: typer.Typer, args: Sequence[str] | None = None) -> None:
+    """Run a typer application; a user's mistake becomes one line on stderr and exit code 2.
+
+    Args:
+        application: whose commands raise ValueError or OSError for mistakes.
+        args: default is the command line.
+    """
+    try:
+        application(args=list(args) if args is not None else None)
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def progress_bar() -> Iterator[Any]:
+    """Yields the ``progress`` callback (stage, done, total) that draws one bar a stage."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+@app.command()
+def measure(
+    models: Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")],
+    input_size: Annotated[
+        tuple[int, int, int], typer.Option(help="Channels, height, width of one example.")
+    ] = (3, 224, 224),
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a call.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory format.")] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python module that registers models; repeatable."),
+    ] = None,
+    model_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value for the model's constructor; repeatable."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=10, help="Readings of every point.")] = 15,
+    seed: Annotated[int, typer.Option(help="Of the order of measuring.")] = 0,
+) -> None:
+    """Measure every layer of some models, and the models, on this device.
+
+    Example: hwprofiles measure resnet18 --batch-size 1 --threads 1 -o resnet18.yaml
+
+    Example: hwprofiles measure cpt_resnet20 --import cpt_nas --input-size 3 32 32 -o r20.yaml
+    """
+    from hwprofiles.measure import measure as measure_models
+
+    if output.is_dir():
+        raise ValueError(f"output: {output} is a folder, give the file to write")
+    built = create_models(models, modules or [], {"in_chans": input_size[0]}, model_kwargs or [])
+    with progress_bar() as report:
+        profile = measure_models(
+            built,
+            input_size,
+            batch_size=batch_size,
+            device=device,
+            threads=threads or os.cpu_count() or 1,
+            dtype=dtype,
+            channels_last=channels_last,
+            name=name,
+            rounds=rounds,
+            seed=seed,
+            progress=report,
+        )
+    save(profile, output)
+    _summary(profile)
+    console.print(f"wrote {output}")
+
+
+@app.command()
+def show(
+    file: Annotated[str, typer.Argument(help="A profile, or the name of one that is shipped.")],
+) -> None:
+    """Print a profile as tables. Example: hwprofiles show resnet18.yaml"""
+    profile = load(file)
+    _summary(profile)
+    table = Table("layer", "runs", "MACs", "params", "out bytes", "dense", "spread", "fit error")
+    for layer in profile.layers:
+        dense = layer.dense
+        table.add_row(
+            layer.signature,
+            str(sum(layer.count.values())),
+            f"{layer.macs / 1e6:.2f} M",
+            f"{layer.params:,}",
+            f"{layer.activation_bytes:,}",
+            _time(dense.median_s),
+            _percent((dense.q75_s - dense.q25_s) / dense.median_s),
+            _percent(layer.fit_error),
+        )
+    console.print(table)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A profile.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+) -> None:
+    """Print two profiles side by side. Example: hwprofiles compare laptop.yaml server.yaml"""
+    first, second = load(a), load(b)
+    table = Table("", first.name, second.name, "ratio")
+    for label, of in _HEADLINES.items():
+        x, y = of(first), of(second)
+        table.add_row(label, f"{x:.4g}", f"{y:.4g}", _ratio(x, y))
+    for model in sorted(set(first.dense) & set(second.dense)):
+        x, y = first.dense[model].median_s, second.dense[model].median_s
+        table.add_row(f"{model}, whole", _time(x), _time(y), _ratio(x, y))
+    others = {layer.signature: layer.dense.median_s for layer in second.layers}
+    for layer in first.layers:
+        if layer.signature in others:
+            x, y = layer.dense.median_s, others[layer.signature]
+            table.add_row(layer.signature, _time(x), _time(y), _ratio(x, y))
+    console.print(table)
+    own = len(first.layers) + len(second.layers)
+    shared = len({layer.signature for layer in first.layers} & set(others))
+    console.print(f"{shared} layers in both, {own - 2 * shared} in one only")
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A profile, or the name of one that is shipped.")],
+) -> None:
+    """Was the profile made on this machine and software? Exit code 1 with the differences if not.
+
+    Example: hwprofiles check resnet18.yaml
+    """
+    profile = load(file)
+    found = profile.check()
+    for difference in found:
+        print(difference)
+    if found:
+        raise typer.Exit(EXIT_DIFFERENT)
+    print(f"{profile.name}: this machine and software ({profile.fingerprint_id})")
+
+
+@app.command()
+def schema() -> None:
+    """Print the file format as JSON schema. Example: hwprofiles schema > profile.schema.json"""
+    print(json.dumps(json_schema(), indent=2))
+
+
+def create_models(
+    names: Sequence[str], modules: Sequence[str], defaults: dict[str, Any], pairs: Sequence[str]
+) -> dict[str, Any]:
+    """Models from timm's registry, after importing ``modules`` that add to it.
+
+    Args:
+        names: of the models.
+        modules: imported first.
+        defaults: keyword arguments of every model.
+        pairs: 'key=value' that override them; the value is read as YAML.
+
+    Raises:
+        ValueError: an unknown model, a module that cannot be imported, a malformed pair, or a
+            keyword that a model does not take.
+    """
+    import timm
+
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"import: {module!r} cannot be imported: {error}") from None
+    kwargs = defaults | dict(_key_value(pair) for pair in pairs)
+    built = {}
+    for name in names:
+        if not timm.is_model(name):
+            raise ValueError(f"model: {name!r} is not in timm's registry; --import can add to it")
+        try:
+            built[name] = timm.create_model(name, **kwargs)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"model: {name} with {kwargs}: {error}") from None
+    return built
+
+
+def _key_value(pair: str) -> tuple[str, Any]:
+    key, equals, value = pair.partition("=")
+    if not equals or not key:
+        raise ValueError(f"model-kwargs: {pair!r}, allowed is key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"model-kwargs: {value!r} of {key} cannot be read") from None
+
+
+def _summary(profile: Profile) -> None:
+    w, p, f = profile.workload, profile.protocol, profile.fingerprint
+    layout = "channels last" if w.channels_last else "contiguous"
+    size = "x".join(map(str, w.input_size))
+    table = Table(title=f"profile {profile.name}", show_header=False)
+    table.add_row("device", f"{f.device.name}, {f.device.cores} cores, fingerprint {f.id}")
+    table.add_row("software", f"torch {f.software.torch}, timm {f.software.timm}")
+    table.add_row(
+        "workload",
+        f"{', '.join(w.models)} at {size}, batch {w.batch_size}, {w.threads} thread(s), "
+        f"{w.dtype}, {layout}",
+    )
+    table.add_row(
+        "verdict",
+        f"{p.verdict}: spread {_percent(p.spread)}, anchor {_percent(p.anchor.spread)}, "
+        f"{p.rounds} rounds, {profile.created.wall_s:.0f} s",
+    )
+    table.add_row("layer constant kappa", f"{profile.kappa:.3f}")
+    table.add_row("compute weight alpha", f"{profile.alpha:.3f}")
+    table.add_row("parameter weight 1 - alpha", f"{profile.weights.parameter_weight:.3f}")
+    table.add_row("channel step", str(profile.channel_step))
+    table.add_row("calibration scale", f"{profile.calibration.scale:.3f}")
+    for model, dense in profile.dense.items():
+        measured = dense.memory.peak_measured_bytes
+        peak = "not measured" if measured is None else f"{measured / 2**20:.1f} MiB"
+        table.add_row(
+            model,
+            f"{_time(dense.median_s)}, layers sum to {_percent(dense.explained)} of it; "
+            f"{dense.macs / 1e6:.1f} M MACs, {dense.params:,} parameters; peak memory {peak}, "
+            f"analytic {dense.memory.peak_analytic_bytes / 2**20:.1f} MiB",
+        )
+    for v in profile.validation:
+        table.add_row(
+            f"validation, {v.model}",
+            f"MAPE {_percent(v.mape)}, within 10 % {_percent(v.within10)}, "
+            f"Kendall tau {v.kendall_tau:.2f}, {v.n} networks",
+        )
+    console.print(table)
+
+
+_HEADLINES = {
+    "layer constant kappa": lambda p: p.kappa,
+    "compute weight alpha": lambda p: p.alpha,
+    "seconds a layer": lambda p: p.weights.seconds_per_layer,
+    "seconds a MAC": lambda p: p.weights.seconds_per_mac,
+    "seconds a parameter byte": lambda p: p.weights.seconds_per_param_byte,
+    "channel step": lambda p: p.channel_step,
+}
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _ratio(x: float, y: float) -> str:
+    return f"{y / x:.2f}" if x else "-"
+
+
+def main() -> None:
+    """Console entry point."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
