@@ -152,7 +152,8 @@ def _classes(dataset: Any) -> tuple[str, ...]:
     """Class names in the order of the labels; torchvision's and timm's datasets differ."""
     if hasattr(dataset, "classes"):
         return tuple(dataset.classes)
-    index = dataset.reader.class_to_idx
+    reader = dataset.reader
+    index = reader.class_name_to_idx if hasattr(reader, "targets") else reader.class_to_idx
     return tuple(sorted(index, key=index.__getitem__))
 
 

@@ -232,4 +232,5 @@ def _archive_items(path: Path) -> Iterator[Item]:
                 at = raw.tell() / size
                 yield Item(name, folder, lambda c=content: c, len(content), at)  # type: ignore[misc]
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"data.root: {path} is not a readable archive: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"data.root: {path} is not a readable archive: {reason}") from None
