@@ -76,6 +76,10 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[Found]) -> list
                     table.update(dict.fromkeys(owned, (key, width)))
     terms = []
     for layer in layers:
+        group_out: str | None
+        group_in: str | None
+        width_out: float
+        width_in: float
         group_out, width_out = produced.get(layer.name, (None, layer.out_channels))
         group_in, width_in = consumed.get(layer.name, (None, layer.in_channels))
         if layer.form == "channel":  # one dimension, counted in input channels
@@ -103,6 +107,13 @@ class Cost(nn.Module):
     Raises:
         ValueError: the profile does not know some of the layers; lists their signatures.
     """
+
+    coefficients: Tensor
+    offsets: Tensor
+    branch_at: Tensor
+    in_at: Tensor
+    out_at: Tensor
+    widths: Tensor
 
     def __init__(self, terms: Sequence[Term], profile: Profile | None = None) -> None:
         super().__init__()

@@ -52,11 +52,13 @@ class BernoulliGate(nn.Module):
         theta: [K] probabilities of being on, kept in [0, 1] by :meth:`project`.
         mask: [K] the present sample, 0 or 1.
         index: [K] which units of the uncut group these are.
+        charge: [K] what the regularizer charges each gate with everything open, over log gamma.
     """
 
     theta: nn.Parameter
     mask: Tensor
     index: Tensor
+    charge: Tensor
 
     def __init__(self, size: int, *, theta: float = 1.0, estimator: str = "endpoint") -> None:
         super().__init__()
@@ -66,6 +68,7 @@ class BernoulliGate(nn.Module):
         self.theta = nn.Parameter(torch.full((size,), float(theta)))
         self.register_buffer("mask", torch.ones(size), persistent=False)
         self.register_buffer("index", torch.arange(size))
+        self.register_buffer("charge", torch.zeros(size))
 
     def __len__(self) -> int:
         return self.theta.shape[0]

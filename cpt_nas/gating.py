@@ -133,7 +133,8 @@ def unmount(model: nn.Module, handles: Handles) -> None:
         if parametrize.is_parametrized(module):
             holders: nn.ModuleDict = module.parametrizations  # type: ignore[assignment]
             for name, chain in list(holders.items()):
-                if all(isinstance(p, Fold) for p in chain):  # type: ignore[union-attr]
+                assert isinstance(chain, parametrize.ParametrizationList)
+                if all(isinstance(p, Fold) for p in chain.children()):
                     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     for handle in handles:
         handle.remove()

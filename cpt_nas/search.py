@@ -142,7 +142,6 @@ class Search:
     def _new_gate(self, name: str, size: int) -> BernoulliGate:
         s = self.settings
         gate = BernoulliGate(size, theta=s.theta_init, estimator=s.estimator)
-        gate.register_buffer("charge", torch.zeros(size))
         self.gates[_slot(name)] = gate
         return gate
 
@@ -167,6 +166,15 @@ class Search:
     def _gates(self) -> list[BernoulliGate]:
         return [g for g in self.gates.values() if isinstance(g, BernoulliGate)]
 
+    def _gate(self, name: str) -> BernoulliGate | None:
+        """The gate of a branch, or of a group by its key; None where nothing is gated (now)."""
+        slot = _slot(name)
+        if slot not in self.gates:
+            return None
+        gate = self.gates[slot]
+        assert isinstance(gate, BernoulliGate)
+        return gate
+
     # ---- cost ---------------------------------------------------------------------------------
 
     def costs(self, dense: bool = False) -> dict[str, Tensor]:
@@ -183,11 +191,10 @@ class Search:
         return dict(zip(self.cost.names, self.cost(branches, units)))
 
     def _theta(self, name: str, size: int, dense: bool) -> Tensor:
-        slot = _slot(name)
-        if dense or slot not in self.gates:
+        gate = self._gate(name)
+        if dense or gate is None:
             return torch.ones(size, device=self.cost.widths.device)
-        theta: Tensor = self.gates[slot].theta
-        return theta
+        return gate.theta
 
     def _branch_sum(self) -> Tensor | float:
         live = [n for n in self.found if self._structure.branches[n].kept]
@@ -326,11 +333,11 @@ class Search:
         for name, found in self.found.items():
             if not self._structure.branches[name].kept:
                 continue
-            gate = self.gates[_slot(name)] if _slot(name) in self.gates else None  # noqa: SIM401
+            gate = self._gate(name)
             gone = gate is not None and float(gate.theta.detach()) <= threshold
             groups: dict[str, Tensor] = {}
             for group in found.branch.groups:
-                theta = self.gates[_slot(group_key(name, group.name))].theta.detach().cpu()
+                theta = self._open_theta(name, group.name).cpu()
                 alive = int((theta > threshold).sum())
                 if alive == 0 and gate is not None:
                     gone = True
@@ -344,6 +351,11 @@ class Search:
             elif groups:
                 decided[name] = groups
         return decided
+
+    def _open_theta(self, branch: str, group: str) -> Tensor:
+        gate = self._gate(group_key(branch, group))
+        assert gate is not None, "a branch that is left has all its groups' gates"
+        return gate.theta.detach()
 
     def _apply(
         self,
@@ -387,7 +399,7 @@ class Search:
             if not self._structure.branches[name].kept:
                 continue
             for group in found.branch.groups:
-                theta = self.gates[_slot(group_key(name, group.name))].theta
+                theta = self._open_theta(name, group.name)
                 closed = (theta <= 0.5).nonzero().flatten().cpu()
                 for fold in group.folds if len(closed) else ():
                     tensor = cut.get_tensor(model, cut.join(found.block, fold.tensor))
@@ -432,8 +444,8 @@ class Search:
             self._handles, self.gates, self.frozen = [], nn.ModuleDict(), True
             return
         self.gates.load_state_dict(state["gates"])
-        for slot, mask in state["masks"].items():
-            self.gates[slot].mask = mask.to(self.gates[slot].theta)
+        for gate, mask in zip(self._gates(), state["masks"].values(), strict=True):
+            gate.mask = mask.to(gate.theta)
         self.theta_optimizer.load_state_dict(state["theta_optimizer"])
 
 

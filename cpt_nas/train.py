@@ -212,9 +212,9 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
 def _build(recipe: Recipe, data: Batches, device: torch.device) -> State:
     t = recipe.train
     model, kwargs = create_model(recipe, data.num_classes)
-    model.to(
-        device, memory_format=torch.channels_last if t.channels_last else torch.preserve_format
-    )
+    model.to(device)
+    if t.channels_last:
+        model.to(memory_format=torch.channels_last)
     example = torch.zeros(1, *recipe.data.input_size, device=device)
     structure = dense_structure(model, recipe.model.name, kwargs)
     search = None

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from cpt_nas import cli
+
+VGG = ["--set", "model.name=vgg11", "--set", "model.kwargs={}"]
 RECIPE = """
 model: {name: cpt_resnet20, kwargs: {layers: [1, 1, 1], channels: [8, 8, 8]}}
 data: {name: digits, input_size: [1, 8, 8], augment: crop, train_limit: 64}
@@ -15,9 +19,27 @@ train: {epochs: 1, batch_size: 32, threads: 1}
 """
 
 
-def cpt_nas(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cpt_nas.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+class Shell:
+    """Runs commands in this process, as the console entry point would: a second start costs 5 s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        self.monkeypatch.chdir(cwd)
+        self.monkeypatch.setattr(sys, "argv", ["cpt-nas", *arguments])
+        self.monkeypatch.setattr(cli, "out", Console(width=200))
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = self.capfd.readouterr()
+        code = stopped.value.code or 0
+        return subprocess.CompletedProcess(arguments, int(code), captured.out, captured.err)
+
+
+@pytest.fixture
+def cpt_nas(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capfd)
 
 
 @pytest.fixture
@@ -37,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
         (["train", "--recipe", "recipe.yaml", "--profile", "p.yaml"], "no search section"),
         (["train", "--recipe", "search.yaml", "--profile", "absent.yaml"], "absent.yaml"),
         (["train", "--recipe", "search.yaml", "--set", "search.alpha=2"], "search.alpha"),
-        (["train", "--recipe", "search.yaml", "--set", "model.name=vgg11"], "nothing can"),
+        (["train", "--recipe", "search.yaml", *VGG], "nothing can"),
         (["train", "--recipe", "recipe.yaml", "--set", "model.name=resnet19"], "no model"),
         (["train", "--recipe", "recipe.yaml", "--set", "data.name=images"], "data.root"),
         (["train", "--resume", "nowhere"], "no such file"),
@@ -46,11 +68,10 @@ def folder(tmp_path: Path) -> Path:
         (["inspect", "vgg11"], "nothing can be gated"),
         (["export", "nowhere", "-o", "out"], "nowhere has no export/config.json"),
         (["report", "nowhere", "-o", "out"], "nowhere"),
-        (["train", "--recpe", "x"], "--recpe"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
-    folder: Path, arguments: list[str], message: str
+    cpt_nas: Shell, folder: Path, arguments: list[str], message: str
 ) -> None:
     before = sorted(p.name for p in folder.rglob("*"))
     extra = ["-o", "out"] if arguments[0] == "train" and "--resume" not in arguments else []
@@ -64,7 +85,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert sorted(p.name for p in folder.rglob("*")) == before
 
 
-def test_inspect_names_what_is_gated_and_what_is_not(tmp_path: Path) -> None:
+def test_inspect_names_what_is_gated_and_what_is_not(cpt_nas: Shell, tmp_path: Path) -> None:
     done = cpt_nas("inspect", "resnet18", "--exclude", "layer4.1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "layer1.0" in done.stdout
@@ -74,13 +95,15 @@ def test_inspect_names_what_is_gated_and_what_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "inspect", "export", "report", "demo"])
-def test_help_has_an_example_or_says_what_happens(command: str, tmp_path: Path) -> None:
+def test_help_has_an_example_or_says_what_happens(
+    cpt_nas: Shell, command: str, tmp_path: Path
+) -> None:
     done = cpt_nas(command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "cpt-nas " in done.stdout or "demo" in done.stdout
 
 
-def test_train_and_export(folder: Path) -> None:
+def test_train_and_export(cpt_nas: Shell, folder: Path) -> None:
     done = cpt_nas("train", "--recipe", "search.yaml", "-o", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
@@ -91,3 +114,10 @@ def test_train_and_export(folder: Path) -> None:
     done = cpt_nas("train", "--recipe", "search.yaml", "-o", "run", cwd=folder)
     assert done.returncode == 2
     assert "is not empty" in done.stderr
+
+
+def test_a_mistyped_option_is_named(cpt_nas: Shell, tmp_path: Path) -> None:
+    done = cpt_nas("train", "--recpe", "x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--recpe" in done.stderr
+    assert "Traceback" not in done.stderr
