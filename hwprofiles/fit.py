@@ -116,23 +116,27 @@ def fit_layer(points: Sequence[Point], form: Form, dense: tuple[int, int]) -> La
     return LayerFit(Coefficients(*(float(v) for v in x)), error)
 
 
-def find_channel_step(seconds: Mapping[int, float]) -> int:
+def find_channel_step(sweeps: Sequence[Mapping[int, float]]) -> int:
     """The largest step to whose multiples widths can be rounded up (almost) for free.
 
     Args:
-        seconds: width -> time. A step is judged by the widths whose next multiple was timed, too.
+        sweeps: a layer each, width -> time. A step is judged by the widths whose next multiple was
+            timed, too, and by layers that have at least two multiples.
 
     Returns:
         1 when time grows smoothly.
     """
     for step in STEP_CANDIDATES:
-        pairs = [(w, -(-w // step) * step) for w in seconds]
-        pairs = [(w, up) for w, up in pairs if up in seconds]
-        if sum(up > w for w, up in pairs) < 3 or len({up for _, up in pairs}) < 2:
-            continue
-        extra = sum(seconds[up] - seconds[w] for w, up in pairs)
-        proportional = sum(seconds[w] * (up - w) / w for w, up in pairs)
-        if extra <= STEP_TOLERANCE * proportional:
+        extra = proportional = 0.0
+        for seconds in sweeps:
+            pairs = [(w, -(-w // step) * step) for w in seconds]
+            pairs = [(w, up) for w, up in pairs if up in seconds]
+            if len({up for _, up in pairs}) < 2:
+                continue
+            dense = seconds[max(seconds)]  # so that every layer counts the same
+            extra += sum(seconds[up] - seconds[w] for w, up in pairs) / dense
+            proportional += sum(seconds[w] * (up - w) / w for w, up in pairs) / dense
+        if extra < STEP_TOLERANCE * proportional:
             return step
     return 1
 

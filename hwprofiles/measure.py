@@ -28,6 +28,7 @@ from hwprofiles.fit import (
     fit_weights,
 )
 from hwprofiles.layers import LayerSpec, Traced, build, trace_all
+from hwprofiles.plan import Widths, plan_chains, sweep_widths
 from hwprofiles.profile import Profile
 from hwprofiles.schema import (
     Anchor,
@@ -43,6 +44,7 @@ from hwprofiles.schema import (
     Protocol,
     Sample,
     StepPoint,
+    Sweep,
     Units,
     Weights,
     Workload,
@@ -61,24 +63,11 @@ from hwprofiles.timing import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Shares of the dense widths at which a layer with two widths is timed, and one with one width.
-DENSE_FORM_SHARES = (
-    (1.0, 1.0),
-    (0.75, 0.75),
-    (0.5, 0.5),
-    (0.25, 0.25),
-    (1 / 16, 1 / 16),
-    (1.0, 0.5),
-    (0.5, 1.0),
-    (1.0, 0.25),
-    (0.25, 1.0),
-)
-CHANNEL_FORM_SHARES = (1.0, 0.75, 0.5, 0.25, 1 / 16)
-# The sweep for the channel step covers at most this many widths below the dense one.
-STEP_WINDOW = 64
-STEP_ROUNDS = 10
-
-Size = tuple[str, int, int]
+# Every layer gets its own weights in a chain, as in the network, unless they need more than this.
+MAX_OWN_BYTES = 2 * 2**30
+# The channel step is looked for in so many layers, of at least such a width.
+SWEPT_LAYERS = 3
+MIN_SWEPT_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -130,7 +119,7 @@ def measure(
     channels_last: bool = False,
     name: str | None = None,
     rounds: int = 15,
-    block_s: float = 2e-3,
+    min_s: float = 8.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Profile:
@@ -147,8 +136,8 @@ def measure(
         dtype: 'float32' or 'bfloat16', of parameters and inputs.
         channels_last: memory format.
         name: of the profile; default like 'cpu-t1-b1'.
-        rounds: readings of every point, at least 10.
-        block_s: how long one reading should last, in seconds.
+        rounds: readings of every point at least, 10 or more.
+        min_s: go on for so many seconds, after warming up.
         seed: of the order within the rounds.
         progress: called with (stage, done, total).
 
@@ -168,9 +157,9 @@ def measure(
         x = _example(setting, size)
         traced = {label: trace_all(network, x) for label, network in networks.items()}
         unique = {s.signature: s for t in traced.values() for s in t.layers}
-        step = _sweep_channel_step(list(unique.values()), traced, setting, seed, progress)
+        step = _sweep_channel_step(traced, setting, seed, progress)
         timed = _time_everything(
-            unique, networks, x, step.value, setting, rounds, block_s, seed, progress
+            traced, networks, x, step.value, setting, rounds, min_s, seed, progress
         )
         memories = {
             label: _memory(network, x, traced[label], threads)
@@ -193,7 +182,7 @@ def measure(
         step,
         timed,
         memories,
-        _protocol(timed.rounds, setting, rounds, block_s),
+        _protocol(timed.rounds, setting),
         Created(
             utc=datetime.now(UTC).isoformat(timespec="seconds"),
             tool_version=metadata.version("cpt-nas"),
@@ -209,6 +198,7 @@ def time_models(
     threads: int = 1,
     rounds: int = 15,
     block_s: float = 2e-3,
+    min_s: float = 0.0,
     channels_last: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -220,6 +210,7 @@ def time_models(
         threads: of torch on the CPU.
         rounds: readings of every model, at least 10.
         block_s: how long one reading should last, in seconds.
+        min_s: go on for so many seconds, after warming up.
         channels_last: memory format; the models are copied.
         seed: of the order within the rounds.
         progress: called with (stage, done, total).
@@ -238,7 +229,9 @@ def time_models(
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
             cases[label] = _call(network, x)
         anchor = anchor_workload(setting.device, setting.dtype)
-        timed = measure_rounds(cases, anchor, setting.timer(), rounds, block_s, seed, progress)
+        timed = measure_rounds(
+            cases, anchor, setting.timer(), (), rounds, block_s, min_s, seed, progress
+        )
     return timed.measurements
 
 
@@ -246,140 +239,153 @@ def time_models(
 class _Timed:
     """Sizes by signature with their times, and the networks'."""
 
-    layers: dict[str, dict[tuple[int, int], Measurement]]
+    layers: dict[str, dict[Widths, Measurement]]
     networks: dict[str, Measurement]
     rounds: Rounds
 
 
 def _time_everything(
-    unique: Mapping[str, LayerSpec],
+    traced: Mapping[str, Traced],
     networks: Mapping[str, nn.Module],
     x: Tensor,
     step: int,
     setting: Setting,
     rounds: int,
-    block_s: float,
+    min_s: float,
     seed: int,
     progress: Progress | None,
 ) -> _Timed:
-    sizes = [(s.signature, i, o) for s in unique.values() for i, o in sample_sizes(s, step)]
+    plans = {label: plan_chains(t.layers, step) for label, t in traced.items()}
+    builder = _Builder(traced, plans, setting)
+    layers: dict[str, dict[Widths, str]] = {}
+    chains = []
     with torch.inference_mode():
-        cases: dict[Size | str, Case] = dict(_build_all(unique, sizes, setting))
-        cases |= {label: _call(network, x) for label, network in networks.items()}
-        labels = {str(i): key for i, key in enumerate(cases)}
+        for label, t in traced.items():
+            for widths in plans[label]:
+                chain = []
+                for spec, (cin, cout) in zip(t.layers, widths, strict=True):
+                    key = f"{spec.signature} at {cin} -> {cout}"
+                    layers.setdefault(spec.signature, {})[cin, cout] = key
+                    chain.append((key, builder.case(spec, cin, cout)))
+                chains.append(chain)
         timed = measure_rounds(
-            {i: cases[key] for i, key in labels.items()},
+            {label: _call(network, x) for label, network in networks.items()},
             anchor_workload(setting.device, setting.dtype),
             setting.timer(),
+            chains,
             rounds,
-            block_s,
-            seed,
-            progress,
+            min_s=min_s,
+            seed=seed,
+            progress=progress,
         )
-    layers: dict[str, dict[tuple[int, int], Measurement]] = {s: {} for s in unique}
-    whole: dict[str, Measurement] = {}
-    for i, key in labels.items():
-        if isinstance(key, str):
-            whole[key] = timed.measurements[i]
-        else:
-            layers[key[0]][key[1:]] = timed.measurements[i]
-    return _Timed(layers, whole, timed)
+    times = timed.measurements
+    return _Timed(
+        {s: {w: times[key] for w, key in keys.items()} for s, keys in layers.items()},
+        {label: times[label] for label in networks},
+        timed,
+    )
 
 
-def sample_sizes(spec: LayerSpec, step: int) -> list[tuple[int, int]]:
-    """The (in_channels, out_channels) at which a layer is timed; the dense ones come first.
+class _Builder:
+    """Builds layers to be timed; layers of one signature share their weights only if they must."""
 
-    Args:
-        spec: the layer.
-        step: the channel step; other widths than the dense ones are multiples of it.
-    """
-    dense = (spec.in_channels, spec.out_channels)
-    if not spec.scalable:
-        return [dense]
+    def __init__(
+        self,
+        traced: Mapping[str, Traced],
+        plans: Mapping[str, list[list[Widths]]],
+        setting: Setting,
+    ) -> None:
+        specs = [s for t in traced.values() for s in t.layers]
+        self.setting = setting
+        self.pool = InputPool(setting, max(_input_elements(s, setting.batch_size) for s in specs))
+        params = sum(
+            s.params_coefficients.at(i, o)
+            for label, t in traced.items()
+            for widths in plans[label]
+            for s, (i, o) in zip(t.layers, widths, strict=True)
+        )
+        self.own = params * setting.dtype.itemsize <= MAX_OWN_BYTES
+        self._shared: dict[tuple[str, int, int], Case] = {}
 
-    def width(channels: int, share: float, multiple: int) -> int:
-        if share == 1.0 or channels <= multiple:
-            return channels
-        return max(multiple, round(share * channels / multiple) * multiple)
-
-    if spec.form == "dense":
-        sizes = [(width(dense[0], i, step), width(dense[1], o, step)) for i, o in DENSE_FORM_SHARES]
-    else:
-        multiple = spec.channel_multiple
-        multiple *= -(-step // multiple) if dense[0] > step else 1
-        widths = [width(dense[0], share, multiple) for share in CHANNEL_FORM_SHARES]
-        sizes = [(w, spec.out_channels_at(w)) for w in widths]
-    return list(dict.fromkeys(sizes))
-
-
-def _build_all(
-    unique: Mapping[str, LayerSpec], sizes: Sequence[Size], setting: Setting
-) -> Iterator[tuple[Size, Case]]:
-    def elements(spec: LayerSpec) -> int:
-        assert spec.operation is not None
-        shapes = [t.at(spec.in_channels, setting.batch_size) for t in spec.operation.tensors()]
-        return sum(torch.Size(shape).numel() for shape in shapes)
-
-    pool = InputPool(setting, max(elements(spec) for spec in unique.values()))
-    for signature, cin, cout in sizes:
-        pool.reset()
+    def case(self, spec: LayerSpec, in_channels: int, out_channels: int) -> Case:
+        key = (spec.signature, in_channels, out_channels)
+        if key in self._shared:
+            return self._shared[key]
+        s = self.setting
+        self.pool.reset()
         function, x = build(
-            unique[signature],
-            cin,
-            cout,
-            setting.batch_size,
-            setting.dtype,
-            setting.device,
-            setting.channels_last,
-            pool,
+            spec,
+            in_channels,
+            out_channels,
+            s.batch_size,
+            s.dtype,
+            s.device,
+            s.channels_last,
+            self.pool,
         )
-        yield (signature, cin, cout), _call(function, x)
+        case = _call(function, x)
+        if not self.own or not spec.params:
+            self._shared[key] = case
+        return case
+
+
+def _input_elements(spec: LayerSpec, batch_size: int) -> int:
+    assert spec.operation is not None
+    shapes = [t.at(spec.in_channels, batch_size) for t in spec.operation.tensors()]
+    return sum(torch.Size(shape).numel() for shape in shapes)
 
 
 def _sweep_channel_step(
-    specs: Sequence[LayerSpec],
-    traced: Mapping[str, Traced],
-    setting: Setting,
-    seed: int,
-    progress: Progress | None,
+    traced: Mapping[str, Traced], setting: Setting, seed: int, progress: Progress | None
 ) -> ChannelStep:
-    """Time one square layer, the one with most work, at many widths of its input and its output."""
-    counts = Counter(s.signature for t in traced.values() for s in t.layers)
-    square = [s for s in specs if s.form == "dense" and s.in_channels == s.out_channels >= 8]
-    if not square:
-        return ChannelStep(value=1, layer="", sweep=[])
-    spec = max(square, key=lambda s: s.macs * counts[s.signature])
-    widths = sweep_widths(spec.in_channels)
-    sizes = [(spec.signature, spec.in_channels, w) for w in widths]
-    sizes += [(spec.signature, w, spec.out_channels) for w in widths[:-1]]
+    """Time the square layers that do most work at many widths of their input and output."""
+    layers = [s for t in traced.values() for s in t.layers]
+    counts = Counter(s.signature for s in layers)
+    square = {
+        s.signature: s
+        for s in layers
+        if s.form == "dense" and s.in_channels == s.out_channels >= MIN_SWEPT_WIDTH
+    }
+    swept = sorted(square.values(), key=lambda s: s.macs * counts[s.signature])[-SWEPT_LAYERS:]
+    if not swept:
+        return ChannelStep(value=1, sweeps=[])
+    plans = {}
+    for spec in swept:
+        full, widths = spec.in_channels, sweep_widths(spec.in_channels)
+        plans[spec.signature] = [(full, w) for w in widths] + [(w, full) for w in widths[:-1]]
+    builder = _Builder(
+        {s.signature: Traced([s], []) for s in swept},
+        {signature: [[size] for size in sizes] for signature, sizes in plans.items()},
+        setting,
+    )
     with torch.inference_mode():
         cases = {
-            f"{i} {o}": c for (_, i, o), c in _build_all({spec.signature: spec}, sizes, setting)
+            f"{signature} at {i} -> {o}": builder.case(square[signature], i, o)
+            for signature, sizes in plans.items()
+            for i, o in sizes
         }
         timed = measure_rounds(
             cases,
             anchor_workload(setting.device, setting.dtype),
             setting.timer(),
-            STEP_ROUNDS,
             seed=seed,
             progress=_named(progress, "channel step, "),
         ).measurements
-    full = spec.in_channels
-    seconds = {w: timed[f"{full} {w}"].median_s + timed[f"{w} {full}"].median_s for w in widths}
+    sweeps = {}
+    for spec in swept:
+        full = spec.in_channels
+        label = spec.signature + " at {} -> {}"
+        sweeps[spec.signature] = {
+            w: timed[label.format(full, w)].median_s + timed[label.format(w, full)].median_s
+            for w in sweep_widths(full)
+        }
     return ChannelStep(
-        value=find_channel_step(seconds),
-        layer=spec.signature,
-        sweep=[StepPoint(channels=w, median_s=t) for w, t in seconds.items()],
+        value=find_channel_step(list(sweeps.values())),
+        sweeps=[
+            Sweep(layer=s, points=[StepPoint(channels=w, median_s=t) for w, t in points.items()])
+            for s, points in sweeps.items()
+        ],
     )
-
-
-def sweep_widths(channels: int) -> list[int]:
-    """Widths up to ``channels``: all of a narrow layer, of a wide one those around multiples of 8."""
-    low = max(channels // 2, channels - STEP_WINDOW)
-    widths = range(low, channels + 1)
-    if len(widths) > 24:
-        return [w for w in widths if w % 8 in (0, 1, 2, 4, 7) or w == channels]
-    return list(widths)
 
 
 def _assemble(
@@ -442,7 +448,7 @@ def _assemble(
 def _layer(
     spec: LayerSpec,
     fit: LayerFit,
-    times: Mapping[tuple[int, int], Measurement],
+    times: Mapping[Widths, Measurement],
     count: dict[str, int],
 ) -> LayerProfile:
     c = fit.coefficients
@@ -513,14 +519,13 @@ def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int) -> Memo
     )
 
 
-def _protocol(timed: Rounds, setting: Setting, rounds: int, block_s: float) -> Protocol:
+def _protocol(timed: Rounds, setting: Setting) -> Protocol:
     return Protocol(
         timer=setting.timer().name,
-        rounds=rounds,
-        block_s=block_s,
+        rounds=timed.rounds,
         warm_up_s=timed.warm_up_s,
         statistic="median over rounds of times divided by the anchor's slowness",
-        cache="warm: a layer is called repeatedly; calibration corrects for it",
+        cache="as in the network: layers are called one after the other",
         anchor=Anchor(
             first_s=timed.anchors_s[0], last_s=timed.anchors_s[-1], spread=timed.anchor_spread
         ),

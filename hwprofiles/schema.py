@@ -72,7 +72,6 @@ class Protocol(Section):
 
     timer: str
     rounds: Count
-    block_s: Positive
     warm_up_s: NonNegative
     interleaved: Literal[True] = True
     statistic: str
@@ -123,12 +122,18 @@ class StepPoint(Section):
     median_s: Positive
 
 
+class Sweep(Section):
+    """Sum of one layer's times with a narrower input and with a narrower output."""
+
+    layer: str
+    points: list[StepPoint]
+
+
 class ChannelStep(Section):
     """Widths at multiples of ``value`` are not slower than the widths just below them."""
 
     value: Count
-    layer: str = Field(description="signature of the layer that was swept; empty: none was")
-    sweep: list[StepPoint]
+    sweeps: list[Sweep] = Field(description="what it was found by; empty: no layer to sweep")
 
 
 class CostModel(Section):

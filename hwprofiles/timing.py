@@ -1,15 +1,22 @@
-"""Timing by interleaved, shuffled rounds, with an anchor that shows and removes drift.
+"""Timing by interleaved rounds, with an anchor that shows and removes drift.
 
-A machine's speed drifts by tens of per cent within minutes (clocks, neighbours), and the drift is
-far larger than the jitter of one reading. So nothing is timed in one go: in every round each case
-gets one short block of calls, in a new order, and between the blocks a fixed piece of work, the
-anchor, is timed. A reading is divided by how slow the anchor ran around it, relative to the
-machine's fast state; blocks in which the operating system took the processor away are dropped. The
-median over rounds is the result.
+A machine's speed drifts by tens of per cent within minutes (clocks, neighbours), far more than one
+reading jitters. So nothing is timed in one go: every round times each case once, in a new order,
+and in between a fixed piece of work, the anchor. A reading is divided by how slow the anchor ran
+around it, relative to the machine's fast state; readings during which the operating system took the
+processor away are dropped. The median over rounds is the result.
+
+There are two kinds of cases. A *block* is called many times in a row and its time divided: right
+for whole networks. A *chain* is a network's layers called one after the other, each call timed by
+itself: a layer alone in a loop finds its code and data in the caches and runs up to a third faster
+than among the others (measured on ResNet-20 at batch 1), so that sums of loops would fall short.
+A chain stands for a network at some widths; every round plays every chain.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import statistics
 import time
@@ -30,7 +37,11 @@ except ImportError:  # not on Windows: interrupted blocks then stay in
 Case = Callable[[], object]
 Progress = Callable[[str, int, int], None]
 
+# The label and the case of each call, in order.
+Chain = Sequence[tuple[str, Case]]
+
 MIN_ROUNDS = 10
+WARM_UP_ROUNDS = 2
 # A longer gap would let drift in between two anchors, a shorter one would time little else.
 ANCHOR_EVERY_S = 0.03
 # Anchors are smoothed over this many neighbours: one unlucky anchor must not spoil two blocks.
@@ -43,12 +54,16 @@ MAX_ANCHOR_SPREAD = 0.30
 
 
 class Timer(Protocol):
-    """Runs a case a number of times."""
+    """Runs cases and says how long they took."""
 
     name: str
 
-    def __call__(self, case: Case, repeats: int) -> Block:
-        """The block's duration."""
+    def block(self, case: Case, repeats: int) -> Reading:
+        """Call one case ``repeats`` times: the time of all calls together."""
+        ...
+
+    def sequence(self, cases: Sequence[Case]) -> list[Reading]:
+        """Call cases one after the other: the time of each."""
         ...
 
     def now(self) -> float:
@@ -57,39 +72,54 @@ class Timer(Protocol):
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some calls in a row.
+class Reading:
+    """One reading.
 
     Attributes:
-        seconds: of all calls together.
+        at: the moment, in seconds.
+        seconds: how long it took.
         interrupted: the operating system gave the processor to someone else meanwhile.
     """
 
+    at: float
     seconds: float
     interrupted: bool = False
 
 
 class CpuTimer:
-    """Wall clock around a loop."""
+    """The wall clock."""
 
     name = "wall clock"
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.now = clock
 
-    def __call__(self, case: Case, repeats: int) -> Block:
+    def block(self, case: Case, repeats: int) -> Reading:
         switches = _involuntary_switches()
         start = self.now()
         for _ in range(repeats):
             case()
-        seconds = self.now() - start
-        return Block(seconds, _involuntary_switches() > switches)
+        end = self.now()
+        return Reading((start + end) / 2, end - start, _involuntary_switches() > switches)
+
+    def sequence(self, cases: Sequence[Case]) -> list[Reading]:
+        readings = []
+        now = self.now
+        before = _involuntary_switches()
+        for case in cases:
+            start = now()
+            case()
+            end = now()
+            after = _involuntary_switches()
+            readings.append(Reading(end, end - start, after > before))
+            before = after
+        return readings
 
 
 class CudaTimer:
-    """CUDA events around a loop: the time the device needs, launches included.
+    """CUDA events: the time on the device, gaps while it waits for launches included.
 
-    No synchronisation inside the block, which would add its own cost to every call.
+    No synchronisation between calls, which would add its own cost to every one.
     """
 
     name = "cuda events"
@@ -100,16 +130,24 @@ class CudaTimer:
     def now(self) -> float:
         return time.perf_counter()
 
-    def __call__(self, case: Case, repeats: int) -> Block:
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+    def block(self, case: Case, repeats: int) -> Reading:
+        def calls() -> None:
+            for _ in range(repeats):
+                case()
+
+        return self.sequence([calls])[0]
+
+    def sequence(self, cases: Sequence[Case]) -> list[Reading]:
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(cases) + 1)]
         synchronize(self.device)
-        start.record()
-        for _ in range(repeats):
+        start = self.now()
+        events[0].record()
+        for case, event in zip(cases, events[1:], strict=True):
             case()
-        end.record()
-        end.synchronize()
-        return Block(start.elapsed_time(end) / 1e3)
+            event.record()
+        synchronize(self.device)
+        at = (start + self.now()) / 2
+        return [Reading(at, a.elapsed_time(b) / 1e3) for a, b in itertools.pairwise(events)]
 
 
 @dataclass(frozen=True)
@@ -157,11 +195,13 @@ class Rounds:
         measurements: by case.
         anchors_s: every anchor reading, in order of time.
         warm_up_s: spent before the first round.
+        rounds: how many there were.
     """
 
     measurements: dict[str, Measurement]
     anchors_s: tuple[float, ...]
     warm_up_s: float
+    rounds: int
 
     @property
     def anchor_spread(self) -> float:
@@ -181,33 +221,31 @@ class Rounds:
         return "noisy" if noisy else "ok"
 
 
-@dataclass(frozen=True)
-class _Reading:
-    at: float
-    seconds: float
-    interrupted: bool
-
-
 def measure_rounds(
-    cases: Mapping[str, Case],
+    blocks: Mapping[str, Case],
     anchor: Case,
     timer: Timer,
+    chains: Sequence[Chain] = (),
     rounds: int = 15,
     block_s: float = 2e-3,
+    min_s: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Rounds:
-    """Time every case in interleaved rounds.
+    """Time cases in interleaved rounds.
 
     Args:
-        cases: label -> what to call.
+        blocks: label -> what to call in a loop.
         anchor: a fixed piece of work of about a tenth of a millisecond.
-        timer: how to time a block.
-        rounds: readings of each case, at least 10.
+        timer: how to time.
+        chains: calls that are made one after the other. A label that stands at several places gives
+            one reading a round, the median over them.
+        rounds: at least so many, 10 or more.
         block_s: how long a block should last: long against the clock's resolution and the loop,
             short against drift.
+        min_s: go on for so many seconds. More time sees more of the machine's moods.
         seed: of the order within a round.
-        progress: called with ('warm-up' | 'round', done, total).
+        progress: called with ('warm-up' | 'rounds', done, total).
 
     Raises:
         ValueError: fewer than 10 rounds.
@@ -217,27 +255,51 @@ def measure_rounds(
     order = random.Random(seed)
     report = progress or (lambda stage, done, total: None)
     begin = timer.now()
-    repeats = {}
-    for i, (label, case) in enumerate(cases.items()):
-        repeats[label] = _calls_per_block(case, timer, block_s)
-        report("warm-up", i + 1, len(cases))
     anchor_repeats = _calls_per_block(anchor, timer, block_s / 2)
-    warm_up_s = timer.now() - begin
+    repeats = {}
+    for i, (label, case) in enumerate(blocks.items()):
+        repeats[label] = _calls_per_block(case, timer, block_s)
+        report("warm-up", i + 1, len(blocks) + WARM_UP_ROUNDS)
+    for i in range(WARM_UP_ROUNDS):
+        for chain in chains:
+            timer.sequence([case for _, case in chain])
+        report("warm-up", len(blocks) + i + 1, len(blocks) + WARM_UP_ROUNDS)
+    start = timer.now()
 
-    readings: dict[str, list[_Reading]] = {label: [] for label in cases}
-    anchors = [_read(anchor, anchor_repeats, timer)]
-    for done in range(rounds):
-        labels = list(cases)
+    readings: dict[str, list[list[Reading]]] = {}
+    anchors: list[Reading] = []
+
+    def look_at_anchor() -> None:
+        if not anchors or timer.now() - anchors[-1].at > ANCHOR_EVERY_S:
+            anchors.append(_per_call(timer.block(anchor, anchor_repeats), anchor_repeats))
+
+    done = 0
+    while done < rounds or timer.now() - start < min_s:
+        this_round: dict[str, list[Reading]] = {}
+        labels = list(blocks)
         order.shuffle(labels)
         for label in labels:
-            readings[label].append(_read(cases[label], repeats[label], timer))
-            if timer.now() - anchors[-1].at > ANCHOR_EVERY_S:
-                anchors.append(_read(anchor, anchor_repeats, timer))
-        anchors.append(_read(anchor, anchor_repeats, timer))
-        report("round", done + 1, rounds)
+            look_at_anchor()
+            reading = timer.block(blocks[label], repeats[label])
+            this_round[label] = [_per_call(reading, repeats[label])]
+        for chain in order.sample(list(chains), len(chains)):
+            look_at_anchor()
+            times = timer.sequence([case for _, case in chain])
+            for (label, _), reading in zip(chain, times, strict=True):
+                this_round.setdefault(label, []).append(reading)
+        for label, values in this_round.items():
+            readings.setdefault(label, []).append(values)
+        done += 1
+        elapsed = timer.now() - start
+        report("rounds", done, max(rounds, math.ceil(done * min_s / max(elapsed, 1e-9))))
+    look_at_anchor()
     slowness = _slowness(anchors)
-    measurements = {label: _correct(values, slowness) for label, values in readings.items()}
-    return Rounds(measurements, tuple(a.seconds for a in anchors), warm_up_s)
+    return Rounds(
+        {label: _correct(values, slowness) for label, values in readings.items()},
+        tuple(a.seconds for a in anchors),
+        start - begin,
+        done,
+    )
 
 
 def anchor_workload(device: torch.device, dtype: torch.dtype) -> Case:
@@ -254,22 +316,21 @@ def anchor_workload(device: torch.device, dtype: torch.dtype) -> Case:
 
 def _calls_per_block(case: Case, timer: Timer, block_s: float) -> int:
     """How many calls last ``block_s``; the calls made to find out are the warm-up."""
-    timer(case, 1)
+    timer.block(case, 1)
     repeats = 1
     while True:
-        seconds = timer(case, repeats).seconds
+        # The faster of two: an interruption must not make the blocks short.
+        seconds = min(timer.block(case, repeats).seconds for _ in range(2))
         if seconds >= block_s / 4 or repeats >= 1 << 20:
             return max(1, round(repeats * block_s / max(seconds, 1e-9)))
         repeats *= 4
 
 
-def _read(case: Case, repeats: int, timer: Timer) -> _Reading:
-    start = timer.now()
-    block = timer(case, repeats)
-    return _Reading((start + timer.now()) / 2, block.seconds / repeats, block.interrupted)
+def _per_call(reading: Reading, repeats: int) -> Reading:
+    return Reading(reading.at, reading.seconds / repeats, reading.interrupted)
 
 
-def _slowness(anchors: Sequence[_Reading]) -> Callable[[float], float]:
+def _slowness(anchors: Sequence[Reading]) -> Callable[[float], float]:
     """Time -> how much slower the machine ran then than in its fast state."""
     raw = [a.seconds for a in anchors]
     half = ANCHOR_WINDOW // 2
@@ -279,11 +340,16 @@ def _slowness(anchors: Sequence[_Reading]) -> Callable[[float], float]:
     return lambda moment: float(np.interp(moment, at, smooth)) / fast
 
 
-def _correct(readings: Sequence[_Reading], slowness: Callable[[float], float]) -> Measurement:
-    kept = [r for r in readings if not r.interrupted]
-    if len(kept) < MIN_ROUNDS:
-        kept = list(readings)
-    return Measurement(tuple(r.seconds / slowness(r.at) for r in kept))
+def _correct(
+    readings: Sequence[Sequence[Reading]], slowness: Callable[[float], float]
+) -> Measurement:
+    """One number a round; rounds that were interrupted throughout only if too few are left."""
+    kept = [[r for r in values if not r.interrupted] for values in readings]
+    if sum(map(bool, kept)) < MIN_ROUNDS:
+        kept = [list(values) for values in readings]
+    return Measurement(
+        tuple(statistics.median(r.seconds / slowness(r.at) for r in v) for v in kept if v)
+    )
 
 
 def _involuntary_switches() -> int:
