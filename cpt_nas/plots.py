@@ -27,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DENSE_COLOR = "#777777"
 GONE_COLOR = "#e4e4e4"
 WIDTH = 9.0  # inches
+LEGEND_CHARACTERS = 130  # that fit side by side
 MOST_TICKS = 60  # layer names on one axis before some are left out
 
 
@@ -120,7 +121,7 @@ def training_load_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
     ax.set_ylabel("cumulative training load\n(share of the dense network's MACs)")
     _from_zero(ax)
     ax.set_xlabel("epoch")
-    _legend_right(ax)
+    _legend_below(figure)
     return figure
 
 
@@ -134,7 +135,7 @@ def progress_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
     axes[1].set_ylabel("expected cost\n(share of the dense network's)")
     _from_zero(axes[1])
     axes[1].set_xlabel("epoch")
-    _legend_right(axes[0])
+    _legend_below(figure)
     return figure
 
 
@@ -211,7 +212,7 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
     if shown.notna().any():
         axes[0].set_ylim(shown.min() - margin, shown.max() + margin)
     axes[0].set_ylabel("test accuracy (%)")
-    _legend_right(axes[-1])
+    _legend_below(figure)
     return figure
 
 
@@ -257,12 +258,24 @@ def _legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> No
     )
 
 
-def _legend_right(ax: Axes) -> None:
-    """Beside the axes, where it can cover nothing."""
-    handles, labels = ax.get_legend_handles_labels()
-    wrapped = [_wrapped(label) for label in labels]
-    ax.legend(
-        handles, wrapped, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8
+def _legend_below(figure: Figure) -> None:
+    """One legend for all axes under them, the figure taller by its rows."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if not entries:
+        return
+    columns = max(1, min(len(entries), LEGEND_CHARACTERS // (max(map(len, entries)) + 8)))
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * rows)
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
     )
 
 

@@ -540,11 +540,13 @@ def test_accuracy_against_latency_shows_only_what_is_known():
     assert low < 90 < high
 
 
-def test_labels_of_a_figure_do_not_overlap(tmp_path):
-    """Long names and many layers: tick labels and the legend keep apart."""
-    names = [f"a-rather-long-run-name-of-number-{i}" for i in range(9)]
-    table = latency_of({"one-thread-batch-1": dict.fromkeys(names, 1e-3), "y": {}})
-    cross = plots.cross_figure(table, names, measured=True)
+NAMES = [f"a-rather-long-run-name-of-number-{i}" for i in range(20)]
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns where it gives up the layout
+def test_many_layers_and_long_names_keep_apart():
+    table = latency_of({"one-thread-batch-1": dict.fromkeys(NAMES, 1e-3), "y": {}})
+    cross = plots.cross_figure(table, NAMES, measured=True)
     layers = pd.DataFrame(
         [(f"layer{i}.conv1", "conv2d", "", 9, 9, 9, 9) for i in range(156)], columns=LAYER_COLUMNS
     )
@@ -557,6 +559,29 @@ def test_labels_of_a_figure_do_not_overlap(tmp_path):
         boxes = [label.get_window_extent() for label in labels]
         assert len(boxes) > 5
         assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_long_legend_leaves_the_axes_their_room():
+    histories = {name: history(3, True) for name in NAMES}
+    accuracies = pd.DataFrame({"name": NAMES, "accuracy": 90.0})
+    times = latency_of({"x": dict.fromkeys(NAMES, 1e-3)})
+    for figure in (
+        plots.progress_figure(histories),
+        plots.training_load_figure(histories),
+        plots.accuracy_figure(accuracies, times, measured=True),
+    ):
+        figure.savefig(io.BytesIO(), format="png")
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == NAMES
+        inside = figure.bbox.padded(2)  # pixels, for rounding
+        assert inside.containsx(legend.get_window_extent().x0)
+        assert inside.containsx(legend.get_window_extent().x1)
+        for ax in figure.axes:
+            height, width = ax.get_window_extent().size[::-1] / figure.dpi
+            assert height > 1.5  # inches
+            assert width > 5
+            assert not ax.get_tightbbox().overlaps(legend.get_window_extent())
 
 
 # ---- errors -----------------------------------------------------------------------------------
