@@ -78,3 +78,13 @@ def test_shares_become_steps() -> None:
     settings = SearchConfig(warmup=0.1, ramp=0.2, freeze=0.5).settings(1000, seed=7)
     assert (settings.warmup_steps, settings.ramp_steps, settings.freeze_step) == (100, 200, 500)
     assert settings.seed == 7
+
+
+def test_the_demo_is_the_digits_recipe() -> None:
+    from cpt_nas.demo import recipe
+
+    shipped = load_recipe(RECIPES[[p.stem for p in RECIPES].index("digits")])
+    assert recipe(shipped.train.epochs, "x.yaml") == Recipe.model_validate(
+        shipped.model_dump() | {"search": shipped.search.model_dump() | {"profile": "x.yaml"}}
+    )
+    assert recipe(3, None).search is None
