@@ -506,3 +506,18 @@ def test_large_sets_refuse_what_timm_cannot_read(tmp_path, cifar):
     data = load(cifar[0], name="torch/cifar10", in_memory=False, input_size=(3, 32, 32), workers=1)
     assert data.steps == 12
     assert data.num_classes == 10
+
+
+# ---- on the device ----------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_batches_on_the_device_are_those_of_the_cpu(tmp_path):
+    root = write_root(tmp_path, suffix="")
+    for data in (batches(channels_last=True), load(root, in_memory=False, workers=1)):
+        for split in (lambda device, data=data: data.train(1, device), data.test):
+            for (x, y), (x2, y2) in zip(split("cpu"), split("cuda"), strict=True):
+                assert (x2.device.type, y2.device.type, x2.dtype) == ("cuda", "cuda", x.dtype)
+                assert x2.stride() == x.stride()
+                torch.testing.assert_close(x2.cpu(), x, rtol=1e-5, atol=1e-5)  # float32
+                assert torch.equal(y2.cpu(), y)
