@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import yaml
@@ -20,37 +20,50 @@ from rich.table import Table
 from hwprofiles.profile import Profile, json_schema, load, save
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="What does each layer of a model cost on this device?",
 )
-console = Console()
+# Written to a file, a table may be as wide as it needs to be.
+console = Console(width=None if sys.stdout.isatty() else 200)
 
 EXIT_DIFFERENT = 1
 EXIT_USER_ERROR = 2
+EXIT_ABORTED = 130
+# The base of typer's own errors; the module that holds it has moved between typer's versions.
+_UsageError: type[Exception] = next(
+    c
+    for c in typer.BadParameter.__mro__
+    if issubclass(c, Exception) and c.__name__ == "ClickException"
+)
 
 
-def run_app(application: typer.Typer, args: Sequence[str] | None = None) -> None:
-    """Run a typer application; a user's mistake becomes one line on stderr and exit code 2.
+def run_app(application: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a typer application and exit; a user's mistake is one line on stderr and exit code 2.
 
     Args:
         application: whose commands raise ValueError or OSError for mistakes.
-        args: default is the command line.
+        args: default is the command line; none at all shows the help.
     """
+    given = list(sys.argv[1:] if args is None else args)
     try:
-        application(args=list(args) if args is not None else None)
-    except (ValueError, OSError) as error:
+        code = application(args=given or ["--help"], standalone_mode=False)
+    except (ValueError, OSError, _UsageError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
+    except typer.Abort:
+        raise SystemExit(EXIT_ABORTED) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    # typer's own errors name the option in format_message only.
+    message = getattr(error, "format_message", error.__str__)()
+    return " ".join(message.split()) or type(error).__name__
 
 
 @contextmanager
@@ -62,15 +75,19 @@ def progress_bar() -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            bars.start()
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        bars.stop()
 
 
 @app.command()
@@ -111,6 +128,7 @@ def measure(
 
     if output.is_dir():
         raise ValueError(f"output: {output} is a folder, give the file to write")
+    output.parent.mkdir(parents=True, exist_ok=True)
     built = create_models(models, modules or [], {"in_chans": input_size[0]}, model_kwargs or [])
     with progress_bar() as report:
         profile = measure_models(

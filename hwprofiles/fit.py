@@ -121,7 +121,7 @@ def find_channel_step(sweeps: Sequence[Mapping[int, float]]) -> int:
 
     Args:
         sweeps: a layer each, width -> time. A step is judged by the widths whose next multiple was
-            timed, too, and by layers that have at least two multiples.
+            timed, too, and by layers for which three multiples were.
 
     Returns:
         1 when time grows smoothly.
@@ -131,7 +131,7 @@ def find_channel_step(sweeps: Sequence[Mapping[int, float]]) -> int:
         for seconds in sweeps:
             pairs = [(w, -(-w // step) * step) for w in seconds]
             pairs = [(w, up) for w, up in pairs if up in seconds]
-            if len({up for _, up in pairs}) < 2:
+            if len({up for _, up in pairs}) < 3:
                 continue
             dense = seconds[max(seconds)]  # so that every layer counts the same
             extra += sum(seconds[up] - seconds[w] for w, up in pairs) / dense

@@ -14,8 +14,8 @@ from hwprofiles.layers import LayerSpec
 
 UNIFORM_SHARES = (1.0, 0.75, 0.5, 0.25, 1 / 16)
 HIDDEN_SHARES = (0.5, 0.25)
-# The sweep for the channel step covers at most this many widths below the dense one.
-STEP_WINDOW = 64
+# The sweep for the channel step covers this many widths below a wide layer's dense one.
+WIDE_WINDOW = 128
 
 Widths = tuple[int, int]
 
@@ -71,9 +71,11 @@ def _width(channels: int, share: float, multiple: int) -> int:
 
 
 def sweep_widths(channels: int) -> list[int]:
-    """Widths up to ``channels``: all of a narrow layer's, else those around multiples of 8."""
-    low = max(channels // 2, channels - STEP_WINDOW)
-    widths = range(low, channels + 1)
-    if len(widths) > 24:
-        return [w for w in widths if w % 8 in (0, 1, 2, 4, 7) or w == channels]
-    return list(widths)
+    """Widths up to ``channels``: all of a narrow layer, else those around multiples of 8 or 16."""
+    if channels <= 32:
+        return list(range(channels // 2, channels + 1))
+    window, grid, remainders = (channels // 2, 8, (0, 1, 2, 4, 7))
+    if channels > 128:
+        window, grid, remainders = (WIDE_WINDOW, 16, (0, 1, 4, 8, 15))
+    widths = range(channels - window, channels + 1)
+    return [w for w in widths if w % grid in remainders or w == channels]

@@ -43,7 +43,9 @@ Chain = Sequence[tuple[str, Case]]
 MIN_ROUNDS = 10
 WARM_UP_ROUNDS = 2
 # A longer gap would let drift in between two anchors, a shorter one would time little else.
-ANCHOR_EVERY_S = 0.03
+ANCHOR_EVERY_S = 0.015
+# An anchor reading is the median of so many short blocks: a spike must not pass for drift.
+ANCHOR_BLOCKS = 5
 # Anchors are smoothed over this many neighbours: one unlucky anchor must not spoil two blocks.
 ANCHOR_WINDOW = 5
 # The anchor's quantile that stands for the machine's fast state.
@@ -255,7 +257,7 @@ def measure_rounds(
     order = random.Random(seed)
     report = progress or (lambda stage, done, total: None)
     begin = timer.now()
-    anchor_repeats = _calls_per_block(anchor, timer, block_s / 2)
+    anchor_repeats = _calls_per_block(anchor, timer, block_s / 2 / ANCHOR_BLOCKS)
     repeats = {}
     for i, (label, case) in enumerate(blocks.items()):
         repeats[label] = _calls_per_block(case, timer, block_s)
@@ -271,7 +273,9 @@ def measure_rounds(
 
     def look_at_anchor() -> None:
         if not anchors or timer.now() - anchors[-1].at > ANCHOR_EVERY_S:
-            anchors.append(_per_call(timer.block(anchor, anchor_repeats), anchor_repeats))
+            short = [timer.block(anchor, anchor_repeats) for _ in range(ANCHOR_BLOCKS)]
+            seconds = statistics.median(r.seconds for r in short) / anchor_repeats
+            anchors.append(Reading(short[-1].at, seconds))
 
     done = 0
     while done < rounds or timer.now() - start < min_s:
