@@ -15,6 +15,7 @@ from cpt_nas.config import Recipe
 from cpt_nas.report import report
 from cpt_nas.runfolder import refuse_used
 from cpt_nas.train import train
+from hwprofiles.cli import progress_bar
 
 INPUT = (1, 16, 16)
 MODEL = "cpt_resnet20"
@@ -56,15 +57,22 @@ def run(output: Path, epochs: int, console: Console) -> Path:
     refuse_used(output)
     output.mkdir(parents=True, exist_ok=True)
     threads = os.cpu_count() or 1
-    settings = {"one-thread-batch-1": (1, 1), "all-threads-batch-256": (threads, 256)}
+    settings = {f"cpu-t{t}-b{b}": (t, b) for t, b in ((1, 1), (threads, 256))}
     profiles = {}
     for name, (count, batch_size) in settings.items():
         console.rule(f"measuring: {name}")
         path = output / f"{name}.yaml"
         model = timm.create_model(MODEL, in_chans=INPUT[0])
-        profile = hwprofiles.measure(
-            {MODEL: model}, input_size=INPUT, batch_size=batch_size, threads=count, name=name
-        )
+        with progress_bar() as progress:
+            profile = hwprofiles.measure(
+                {MODEL: model},
+                input_size=INPUT,
+                batch_size=batch_size,
+                threads=count,
+                name=name,
+                progress=progress,
+            )
+        console.print(f"verdict: {profile.protocol.verdict}", highlight=False)
         hwprofiles.save(profile, path)
         profiles[name] = path
     runs = []
@@ -85,19 +93,20 @@ def summary(folder: Path) -> Table:
     runs = pd.read_csv(folder / "runs.csv")
     latency = pd.read_csv(folder / "latency.csv")
     settings = list(dict.fromkeys(latency["profile"]))
-    columns = ["model", "accuracy %", "MACs M", "parameters k", "branches"]
-    table = Table(*columns, *(f"{s}: predicted / measured ms" for s in settings))
+    columns = ["model", "acc. %", "MACs M", "params k", "layers"]
+    columns += [f"{s}\n{kind} ms" for s in settings for kind in ("predicted", "measured")]
+    table = Table(*columns, title="latency in each setting")
     for _, row in runs.iterrows():
         cells = [
             str(row["name"]),
             f"{row['accuracy']:.2f}",
             f"{row['macs'] / 1e6:.2f}",
             f"{row['params'] / 1e3:.1f}",
-            f"{row['branches_left']:.0f}",
+            f"{row['layers_left']:.0f} of {row['layers']:.0f}",
         ]
         for setting in settings:
             chosen = latency[(latency["run"] == row["name"]) & (latency["profile"] == setting)]
             times = chosen[["predicted_s", "measured_s"]].iloc[0] * 1e3
-            cells.append(f"{times['predicted_s']:.2f} / {times['measured_s']:.2f}")
+            cells += [f"{times['predicted_s']:.2f}", f"{times['measured_s']:.2f}"]
         table.add_row(*cells)
     return table

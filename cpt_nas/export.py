@@ -31,7 +31,12 @@ def build(structure: Structure, **overrides: Any) -> nn.Module:
     return cut_to(model, structure)
 
 
-def export(structure: Structure, state: Mapping[str, Tensor], directory: str | Path) -> Path:
+def export(
+    structure: Structure,
+    state: Mapping[str, Tensor],
+    directory: str | Path,
+    **preprocessing: Any,
+) -> Path:
     """Write a folder that ``timm.create_model('local-dir:DIR', pretrained=True)`` reads.
 
     Needs ``import cpt_nas`` before, which puts ``cpt_pruned`` into timm's registry; the class
@@ -41,6 +46,7 @@ def export(structure: Structure, state: Mapping[str, Tensor], directory: str | P
         structure: what is left of which architecture.
         state: the cut network's weights under plain names.
         directory: made if missing; only the two files in it are replaced.
+        preprocessing: entries of timm's pretrained_cfg: input_size, mean, std, label_names.
 
     Raises:
         ValueError: weights that do not fit the structure.
@@ -52,6 +58,7 @@ def export(structure: Structure, state: Mapping[str, Tensor], directory: str | P
     config.update(
         architecture="cpt_pruned",
         num_classes=getattr(model, "num_classes", config.get("num_classes")),
+        **preprocessing,
     )
     # Where the weights once came from says nothing about these.
     for key in ("url", "hf_hub_id", "file", "source", "tag", "state_dict"):

@@ -355,7 +355,15 @@ def _finish(
     structure = state.live_structure()
     loss, accuracy = evaluate(state.judged(), data, device)
     structure.save(output / "structure.json")
-    export(structure, cut.plain_state_dict(state.judged()), output / "export")
+    export(
+        structure,
+        cut.plain_state_dict(state.judged()),
+        output / "export",
+        input_size=list(recipe.data.input_size),
+        mean=list(data.mean),
+        std=list(data.std),
+        label_names=list(data.classes),
+    )
     runfolder.write_layers(output, state.cost, state.structure, structure)
     live, dense = state.cost.of_structure(structure), state.cost.of_structure(state.structure)
     search = state.search
