@@ -87,7 +87,8 @@ def progress_bar() -> Iterator[Any]:
     try:
         yield report
     finally:
-        bars.stop()
+        if tasks:
+            bars.stop()
 
 
 @app.command()
@@ -115,7 +116,8 @@ def measure(
     name: Annotated[
         str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=10, help="Readings of every point.")] = 15,
+    rounds: Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")] = 15,
+    seconds: Annotated[float, typer.Option(min=0, help="Measure for at least so long.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Of the order of measuring.")] = 0,
 ) -> None:
     """Measure every layer of some models, and the models, on this device.
@@ -141,6 +143,7 @@ def measure(
             channels_last=channels_last,
             name=name,
             rounds=rounds,
+            min_s=seconds,
             seed=seed,
             progress=report,
         )

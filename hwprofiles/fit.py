@@ -127,18 +127,25 @@ def find_channel_step(sweeps: Sequence[Mapping[int, float]]) -> int:
         1 when time grows smoothly.
     """
     for step in STEP_CANDIDATES:
-        extra = proportional = 0.0
-        for seconds in sweeps:
-            pairs = [(w, -(-w // step) * step) for w in seconds]
-            pairs = [(w, up) for w, up in pairs if up in seconds]
-            if len({up for _, up in pairs}) < 3:
-                continue
-            dense = seconds[max(seconds)]  # so that every layer counts the same
-            extra += sum(seconds[up] - seconds[w] for w, up in pairs) / dense
-            proportional += sum(seconds[w] * (up - w) / w for w, up in pairs) / dense
-        if extra < STEP_TOLERANCE * proportional:
+        # A coarser grid also looks cheap where a finer one saves much, so what it adds to the next
+        # finer grid is judged by itself.
+        if _rounds_for_free(sweeps, step, 1) and _rounds_for_free(sweeps, step, step // 2):
             return step
     return 1
+
+
+def _rounds_for_free(sweeps: Sequence[Mapping[int, float]], step: int, grid: int) -> bool:
+    """Does rounding the multiples of ``grid`` up to multiples of ``step`` cost next to nothing?"""
+    extra = proportional = 0.0
+    for seconds in sweeps:
+        pairs = [(w, -(-w // step) * step) for w in seconds if w % grid == 0]
+        pairs = [(w, up) for w, up in pairs if up in seconds]
+        if len({up for _, up in pairs}) < 3:
+            continue
+        dense = seconds[max(seconds)]  # so that every layer counts the same
+        extra += sum(seconds[up] - seconds[w] for w, up in pairs) / dense
+        proportional += sum(seconds[w] * (up - w) / w for w, up in pairs) / dense
+    return extra < STEP_TOLERANCE * proportional
 
 
 def fit_weights(

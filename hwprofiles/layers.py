@@ -375,7 +375,7 @@ def _count(spec: LayerSpec) -> LayerSpec:
 def _scales(spec: LayerSpec) -> bool:
     """Try a function at half its width: does its output halve, too?"""
     assert spec.operation is not None
-    if spec.operation.type in DENSE_TYPES or isinstance(spec.operation.make(4, 4), nn.Module):
+    if spec.operation.is_module:
         return True
     half = spec.in_channels // 2
     main = spec.operation.main()
@@ -404,10 +404,12 @@ class _AsModule(nn.Module):
 def _plain_params(spec: LayerSpec, fresh: set[nn.Parameter]) -> int:
     """Parameters of a plain layer like this one: a parametrization may have added its own."""
     assert spec.operation is not None
+    if not spec.operation.is_module:
+        return sum(p.numel() for p in fresh)
     with torch.device("meta"):
         made = spec.operation.make(spec.in_channels, spec.out_channels)
-    tensors = made.parameters() if isinstance(made, nn.Module) else fresh
-    return sum(p.numel() for p in tensors)
+    assert isinstance(made, nn.Module)
+    return sum(p.numel() for p in made.parameters())
 
 
 def _signature(call: _Call) -> str:

@@ -1,7 +1,7 @@
 """Inference memory: exact sums, an analytic peak, and the measured peak.
 
-On the CPU the measured peak is a fresh process's (``python -m hwprofiles.memory FILE``): a process
-knows its lifetime maximum only, and the allocator keeps what was freed.
+On the CPU the measured peak is that of a fresh process, which runs this file: a process knows its
+lifetime maximum only, and the allocator keeps what was freed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def peak_measured_bytes(model: nn.Module, x: Tensor, threads: int) -> int | None
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "hwprofiles.memory", str(path), str(threads)],
+                # -P: or modules of this package would hide the standard library's `profile`.
+                [sys.executable, "-P", __file__, str(path), str(threads)],
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_S,
@@ -118,25 +119,27 @@ def _cuda_peak(model: nn.Module, x: Tensor) -> int:
 
 def _here(path: str, threads: int) -> int | None:
     """Run the model in ``path`` in this process: how much its peak memory grew, in bytes."""
-    import resource
-
     torch.set_num_threads(threads)
     with torch.inference_mode():
         # The libraries' own set-up is not the model's memory.
         nn.Conv2d(8, 8, 3)(torch.zeros(1, 8, 16, 16))
-        before = _resident_bytes()
+        nn.Linear(256, 256)(torch.zeros(64, 256))
+        before = _status_bytes("VmRSS")
         model, x = torch.load(path, weights_only=False)  # written by peak_measured_bytes
         model(x)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return None if before is None else max(peak - before, 0)
+    peak = _status_bytes("VmHWM")
+    return None if before is None or peak is None else max(peak - before, 0)
 
 
-def _resident_bytes() -> int | None:
-    status = Path("/proc/self/statm")
-    if not status.is_file():
-        return None
-    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _status_bytes(field: str) -> int | None:
+    """A line of /proc/self/status; None without one.
+
+    Not getrusage: its ru_maxrss is inherited from the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    kib = next((line.split()[1] for line in lines if line.startswith(f"{field}:")), None)
+    return None if kib is None else int(kib) * 1024
 
 
 def _address(t: Tensor) -> int:

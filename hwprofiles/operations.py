@@ -62,6 +62,7 @@ class Operation:
         keywords: the keyword arguments, likewise.
         options: what else decides the cost, for the signature.
         in_place: the first tensor is overwritten.
+        is_module: ``make`` gives a module, which exists at every width.
     """
 
     type: str
@@ -70,6 +71,7 @@ class Operation:
     keywords: tuple[tuple[str, Any], ...] = ()
     options: tuple[tuple[str, object], ...] = ()
     in_place: bool = False
+    is_module: bool = False
 
     def tensors(self) -> list[TensorArgument]:
         """The tensor arguments in calling order."""
@@ -182,6 +184,7 @@ def describe_module(module: nn.Module, kind: ModuleType, x: Tensor, axis: int) -
         arguments=(argument,),
         options=tuple(options.items()),
         in_place=bool(options.get("inplace", False)),
+        is_module=True,
     )
 
 
@@ -258,6 +261,7 @@ def _describe_dense_call(
         make=lambda cin, cout: kind.make(options, cin, cout, dense_cin).eval(),
         arguments=(TensorArgument(tuple(x.shape[1:]), axis - 1, batched=True),),
         options=tuple((option, options[option]) for option in kind.options),
+        is_module=True,
     )
 
 

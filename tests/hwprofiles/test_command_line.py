@@ -1,0 +1,170 @@
+"""The commands: what they print, their exit codes, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hwprofiles import Profile, cli, load, save
+from hwprofiles.profile import parse
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.console, "width", 300)
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli.run_app(cli.app, args)
+    captured = capsys.readouterr()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def file(tiny_profile: Profile, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    save(tiny_profile, path)
+    return path
+
+
+def foreign(profile: Profile, path: Path) -> Path:
+    content = profile.model_dump(mode="json", by_alias=True)
+    content["name"] = "elsewhere"
+    content["fingerprint"]["device"]["name"] = "abacus"
+    content["layers"] = content["layers"][1:]
+    save(parse(content), path)
+    return path
+
+
+@pytest.fixture
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that adds a model to timm's registry."""
+    (tmp_path / "extra_models.py").write_text(
+        "from timm.models import register_model\n"
+        "from torch import nn\n"
+        "@register_model\n"
+        "def extra_tiny(pretrained=False, in_chans=3, width=8, **kwargs):\n"
+        "    return nn.Sequential(nn.Conv2d(in_chans, width, 3), nn.ReLU())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "extra_models"
+
+
+def test_measure_writes_a_profile(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, registered: str
+) -> None:
+    output = tmp_path / "new" / "p.yaml"
+    code, out, _ = run(
+        capsys, "measure", "extra_tiny", "--import", registered, "--input-size", "1", "8", "8",
+        "--batch-size", "2", "--threads", "1", "--model-kwargs", "width=12", "--rounds", "10",
+        "--seconds", "0", "-o", str(output),
+    )  # fmt: skip
+    assert code == 0 and f"wrote {output}" in out and "layer constant kappa" in out
+    profile = load(output)
+    assert profile.workload.input_size == (1, 8, 8) and profile.workload.batch_size == 2
+    assert profile.layers[0].out_channels == 12
+    assert [p.name for p in output.parent.iterdir()] == ["p.yaml"]
+
+
+def test_show(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
+    code, out, _ = run(capsys, "show", str(file))
+    assert code == 0
+    for layer in tiny_profile.layers:
+        assert layer.signature in out
+    assert f"{tiny_profile.kappa:.3f}" in out and tiny_profile.protocol.verdict in out
+
+
+def test_compare(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
+    other = foreign(tiny_profile, file.with_name("other.yaml"))
+    code, out, _ = run(capsys, "compare", str(file), str(other))
+    assert code == 0 and "elsewhere" in out and "compute weight alpha" in out
+    assert "tiny, whole" in out and "1.00" in out
+    shared = len(tiny_profile.layers) - 1
+    assert f"{shared} layers in both, 1 in one only" in out
+
+
+def test_check(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
+    code, out, _ = run(capsys, "check", str(file))
+    assert code == 0 and tiny_profile.fingerprint_id in out
+    code, out, _ = run(capsys, "check", str(foreign(tiny_profile, file.with_name("other.yaml"))))
+    assert code == 1 and out.startswith("device.name: profile has abacus, here is ")
+
+
+def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "schema")
+    assert code == 0 and json.loads(out)["title"] == "Profile"
+
+
+MISTAKES = [
+    (["show", "absent.yaml"], "no file absent.yaml"),
+    (["check", "broken.yaml"], "broken.yaml: is not YAML, line "),
+    (["measure", "-o", "p.yaml"], "Missing argument"),
+    (["measure", "resnet18"], "Missing option"),
+    (["measure", "no_such_model", "-o", "p.yaml"], "model: 'no_such_model' is not in timm's"),
+    (["measure", "resnet18", "-o", "."], "output: . is a folder"),
+    (["measure", "resnet18", "-o", "p.yaml", "--device", "tpu"], "device: 'tpu'"),
+    (["measure", "resnet18", "-o", "p.yaml", "--dtype", "int8"], "dtype: 'int8'"),
+    (["measure", "resnet18", "-o", "p.yaml", "--threads", "100000"], "threads: 100000"),
+    (["measure", "resnet18", "-o", "p.yaml", "--batch-size", "many"], "--batch-size"),
+    (["measure", "resnet18", "-o", "p.yaml", "--input-size", "3", "8", "0"], "input_size"),
+    (["measure", "resnet18", "-o", "p.yaml", "--rounds", "2"], "--rounds"),
+    (["measure", "resnet18", "-o", "p.yaml", "--import", "no.such"], "import: 'no.such'"),
+    (["measure", "resnet18", "-o", "p.yaml", "--model-kwargs", "width"], "allowed is key=value"),
+    (["measure", "resnet18", "-o", "p.yaml", "--model-kwargs", "wings=2"], "wings"),
+    (["fly"], "No such command"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("a: [")
+    code, out, err = run(capsys, *args)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"]
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    commands = [c.callback.__name__ for c in cli.app.registered_commands if c.callback]
+    assert commands == ["measure", "show", "compare", "check", "schema"]
+    for command in commands:
+        result = CliRunner().invoke(cli.app, [command, "--help"])
+        assert result.exit_code == 0 and f"Example: hwprofiles {command}" in " ".join(
+            result.output.replace("│", " ").split()
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file"),
+        (ValueError("two\nlines"), "two lines"),
+    ],
+)
+def test_other_applications_can_use_the_wrapper(
+    capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail(really: bool = False) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run_app(app, ["--really"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")

@@ -1,0 +1,183 @@
+"""Measuring for real, on a tiny network; nothing is asserted about how long anything takes."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import time
+
+import pytest
+import timm
+import torch
+from conftest import TinyNet
+from torch import nn
+
+import hwprofiles
+from hwprofiles import Profile, measure, memory, trace
+from hwprofiles.measure import InputPool, Setting
+
+QUICK = {"rounds": 10, "min_s": 0.0}
+
+
+@pytest.fixture
+def no_memory_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the start of another process, which takes seconds."""
+    monkeypatch.setattr(memory, "peak_measured_bytes", lambda *_: None)
+
+
+def test_the_profile_holds_every_layer_of_the_model(tiny_profile: Profile, tiny: nn.Module) -> None:
+    specs = trace(tiny, torch.rand(1, 3, 8, 8))
+    assert {x.signature for x in tiny_profile.layers} == {s.signature for s in specs}
+    for layer in tiny_profile.layers:
+        names = [s.name for s in specs if s.signature == layer.signature]
+        assert layer.count == {"tiny": len(names)}
+        assert layer.dense.n >= 10 and layer.dense.median_s > 0
+        widths = {(s.in_channels, s.out_channels) for s in layer.samples}
+        assert (layer.in_channels, layer.out_channels) in widths
+        assert len(widths) >= 3 or "3->16" in layer.signature
+
+
+def test_counts_and_memory(tiny_profile: Profile, tiny: nn.Module) -> None:
+    dense = tiny_profile.dense["tiny"]
+    specs = trace(tiny, torch.rand(1, 3, 8, 8))
+    assert dense.params == sum(p.numel() for p in tiny.parameters())
+    assert dense.macs == sum(s.macs for s in specs)
+    assert dense.memory.activation_bytes == sum(s.activation_bytes for s in specs)
+    assert dense.memory.peak_measured_bytes is not None
+    assert dense.memory.peak_analytic_bytes > dense.memory.parameter_bytes
+    assert dense.unattributed_ops == [":flatten"]
+
+
+def test_weights_add_up(tiny_profile: Profile) -> None:
+    w = tiny_profile.weights
+    assert w.share_layers + w.share_macs + w.share_params == pytest.approx(1)
+    assert w.alpha + w.parameter_weight == pytest.approx(1)
+
+
+def test_the_setting_is_recorded(tiny_profile: Profile) -> None:
+    assert tiny_profile.name == "cpu-t1-b1"
+    assert tiny_profile.workload.input_size == (3, 8, 8)
+    assert tiny_profile.created.command == (
+        "hwprofiles measure tiny --input-size 3 8 8 --batch-size 1 --device cpu --threads 1 "
+        "--dtype float32"
+    )
+
+
+@pytest.mark.usefixtures("no_memory_run")
+def test_another_setting_and_two_models() -> None:
+    torch.manual_seed(0)
+    models = {"a": TinyNet(16), "b": TinyNet(24)}
+    profile = measure(
+        models, (3, 8, 8), batch_size=2, dtype="bfloat16", channels_last=True, **QUICK
+    )
+    assert profile.name == "cpu-t1-b2-bf16-nhwc"
+    assert set(profile.dense) == {"a", "b"}
+    pool = next(x for x in profile.layers if x.type == "adaptive_avg_pool2d")
+    assert pool.count == {"a": 1}
+    assert (
+        profile.dense["a"].memory.parameter_bytes
+        < 2 * sum(p.numel() for p in models["a"].parameters()) + 2 * 16 * 2 + 9
+    )
+
+
+@pytest.mark.usefixtures("no_memory_run")
+def test_a_function_that_cannot_be_narrower_and_a_grouped_layer() -> None:
+    model = nn.Sequential(
+        nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    )
+    profile = measure({"grouped": model}, (8, 4, 4), **QUICK)
+    assert [x.form for x in profile.layers] == ["channel", "channel", "channel", "dense"]
+    assert profile.channel_step == 1 and not profile.cost_model.channel_step.sweeps
+
+
+@pytest.mark.usefixtures("no_memory_run")
+def test_nothing_is_left_changed() -> None:
+    torch.manual_seed(3)
+    model = TinyNet().train()
+    weights = copy.deepcopy(model.state_dict())
+    threads = torch.get_num_threads()
+    state = torch.random.get_rng_state()
+    measure({"tiny": model}, (3, 8, 8), threads=1, **QUICK)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == threads and model.training
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: 0, allowed is 1 or more"),
+        ({"input_size": (3, 8)}, r"input_size: \(3, 8\), allowed are three"),
+        ({"dtype": "int8"}, "dtype: 'int8', allowed are float32, bfloat16"),
+        ({"device": "tpu"}, "device: 'tpu'"),
+        ({"threads": 0}, "threads: 0"),
+        ({"models": {}}, "models: none given"),
+        ({"rounds": 3}, "rounds: 3, allowed is 10 or more"),
+    ],
+)
+def test_settings_that_are_not_allowed(
+    tiny: nn.Module, settings: dict[str, object], message: str
+) -> None:
+    given = {"models": {"tiny": tiny}, "input_size": (3, 8, 8), **settings}
+    with pytest.raises(ValueError, match=message):
+        measure(**given)  # type: ignore[arg-type]
+
+
+def test_time_models_times_each_and_changes_none(tiny: nn.Module) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    tiny.train()
+    times = hwprofiles.time_models(
+        {"one": (tiny, x), "two": (tiny, x)}, rounds=10, channels_last=True
+    )
+    assert set(times) == {"one", "two"} and tiny.training
+    for m in times.values():
+        assert m.n >= 10 and 0 < m.q25_s <= m.median_s <= m.q75_s
+        assert m.verdict in ("ok", "noisy")
+    with pytest.raises(ValueError, match="models: none given"):
+        hwprofiles.time_models({})
+
+
+def test_inputs_of_one_layer_do_not_overlap() -> None:
+    pool = InputPool(Setting(torch.device("cpu"), torch.float32, 1, channels_last=True), 100)
+    a, b = pool((1, 2, 3, 4), False), pool((1, 2, 3, 4), False)
+    assert a.is_contiguous(memory_format=torch.channels_last)
+    assert b.data_ptr() == a.data_ptr() + a.numel() * 4
+    pool.reset()
+    assert pool((5,), False).data_ptr() == a.data_ptr()
+    assert pool((5,), True).eq(0).all()
+
+
+@pytest.mark.gpu
+def test_measuring_on_a_gpu() -> None:
+    profile = measure({"tiny": TinyNet()}, (3, 8, 8), device="cuda", batch_size=8, **QUICK)
+    assert profile.name == "cuda-b8" and profile.workload.device == "cuda"
+    assert profile.protocol.timer == "cuda events" and profile.check() == []
+    assert profile.dense["tiny"].memory.peak_measured_bytes
+
+
+def _burn(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        sum(range(10_000))
+
+
+@pytest.mark.slow
+def test_a_busy_machine_agrees_or_is_called_noisy() -> None:
+    """A hog on every core: within 10 % of the quiet profile, or flagged; never silently wrong."""
+    model = {"resnet18": timm.create_model("resnet18")}
+    quiet = measure(model, (3, 96, 96))
+    hogs = [
+        multiprocessing.Process(target=_burn, args=(120,))
+        for _ in range(multiprocessing.cpu_count())
+    ]
+    for hog in hogs:
+        hog.start()
+    try:
+        busy = measure(model, (3, 96, 96))
+    finally:
+        for hog in hogs:
+            hog.terminate()
+            hog.join()
+    if "noisy" not in (quiet.protocol.verdict, busy.protocol.verdict):
+        a, b = quiet.dense["resnet18"].median_s, busy.dense["resnet18"].median_s
+        assert b == pytest.approx(a, rel=0.1)

@@ -1,0 +1,239 @@
+"""The file format: round trips, look-ups, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hwprofiles import MissingLayers, Profile, ProfileError, trace
+from hwprofiles.profile import json_schema, load, parse, save
+
+Content = dict[str, Any]
+
+
+@pytest.fixture
+def content(tiny_profile: Profile) -> Content:
+    return copy.deepcopy(tiny_profile.model_dump(mode="json", by_alias=True))
+
+
+def test_round_trip(tiny_profile: Profile, tmp_path: Path) -> None:
+    save(tiny_profile, tmp_path / "deep" / "p.yaml")
+    assert load(tmp_path / "deep" / "p.yaml") == tiny_profile
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["p.yaml"]
+
+
+times = st.floats(min_value=1e-12, max_value=1e6)
+numbers = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+text = st.text(st.characters(codec="utf-8"), min_size=1)
+
+
+@given(
+    name=text,
+    command=st.text(st.characters(codec="utf-8")),
+    scale=times,
+    offset=st.floats(allow_nan=False, allow_infinity=False),
+    coefficients=st.lists(numbers, min_size=4, max_size=4),
+    kappa=numbers,
+    seed=st.integers(),
+    signature=text,
+)
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_values_survive_yaml(
+    tiny_profile: Profile,
+    tmp_path: Path,
+    name: str,
+    command: str,
+    scale: float,
+    offset: float,
+    coefficients: list[float],
+    kappa: float,
+    seed: int,
+    signature: str,
+) -> None:
+    content = tiny_profile.model_dump(mode="json", by_alias=True)
+    content["name"] = name
+    content["created"] |= {"command": command, "seed": seed}
+    content["cost_model"]["calibration"] |= {"scale": scale, "offset_s": offset}
+    content["weights"]["kappa"] = kappa
+    fields = ("const_s", "per_in_s", "per_out_s", "per_in_out_s")
+    content["layers"][0]["coefficients"] = dict(zip(fields, coefficients, strict=True))
+    content["layers"][0]["signature"] = signature
+    profile = parse(content)
+    save(profile, tmp_path / "p.yaml")
+    assert load(tmp_path / "p.yaml") == profile
+
+
+def put(path: str, value: Any) -> Callable[[Content], None]:
+    def change(content: Content) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            content = content[int(key) if key.isdigit() else key]
+        content[last] = value
+
+    return change
+
+
+def drop(path: str) -> Callable[[Content], None]:
+    def change(content: Content) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            content = content[key]
+        del content[last]
+
+    return change
+
+
+def list_a_layer_twice(content: Content) -> None:
+    content["layers"].append(content["layers"][0])
+
+
+FAULTS: list[tuple[Callable[[Content], None], str]] = [
+    (put("nonsense", 1), "nonsense"),
+    (put("workload.colour", "red"), "workload.colour"),
+    (put("schema.version", "2.0"), "schema.version ('2.0'): this program reads version 1.0"),
+    (put("schema.name", "other"), "schema.name"),
+    (put("weights.kappa", float("nan")), "weights.kappa (nan)"),
+    (put("weights.kappa", float("inf")), "weights.kappa (inf)"),
+    (put("weights.alpha", 1.5), "weights.alpha (1.5)"),
+    (put("weights.seconds_per_mac", -1e-12), "weights.seconds_per_mac"),
+    (put("layers.0.coefficients.const_s", -1e-9), "layers.0.coefficients.const_s"),
+    (put("layers.0.dense.median_s", -1.0), "layers.0.dense.median_s"),
+    (put("layers.0.dense.q75_s", 1e-12), "quartiles must enclose the median"),
+    (put("layers.0.form", "cubic"), "layers.0.form ('cubic')"),
+    (put("layers", []), "layers"),
+    (list_a_layer_twice, "is listed twice"),
+    (put("units.time", "ms"), "units.time ('ms')"),
+    (drop("units.memory"), "units.memory: field required"),
+    (drop("weights"), "weights: field required"),
+    (put("workload.batch_size", 0), "workload.batch_size (0)"),
+    (put("workload.batch_size", "8"), "workload.batch_size ('8')"),
+    (put("workload.models", ["other"]), "dense: holds ['tiny'], workload.models ['other']"),
+    (put("workload.input_size", [3, 8]), "workload.input_size"),
+    (put("cost_model.calibration.scale", 0.0), "cost_model.calibration.scale (0.0)"),
+    (put("fingerprint.id", "../../etc"), "fingerprint.id"),
+    (put("protocol.verdict", "great"), "protocol.verdict ('great')"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS, ids=[m for _, m in FAULTS])
+def test_a_malformed_profile_gives_one_clear_line(
+    content: Content, tmp_path: Path, change: Callable[[Content], None], message: str
+) -> None:
+    change(content)
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ProfileError) as caught:
+        load(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ") and message in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is not YAML, line"),
+        ("- 1", "holds list, a profile is a mapping"),
+        ("", "holds NoneType"),
+        ("!!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_profile(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(ProfileError, match=message):
+        load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProfileError, match="is not a text file"):
+        load(path)
+
+
+def test_several_faults_are_named_at_once(content: Content) -> None:
+    for key in ("kappa", "alpha", "share_macs", "share_params"):
+        content["weights"][key] = -1.0
+    with pytest.raises(ProfileError, match=r"kappa.*alpha.*; and 1 more"):
+        parse(content)
+
+
+def test_no_such_profile() -> None:
+    with pytest.raises(FileNotFoundError, match="no file absent, shipped profiles: "):
+        load("absent")
+
+
+def test_shipped_profiles_load_by_name(
+    tiny_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwprofiles.profile.SHIPPED", tmp_path)
+    save(tiny_profile, tmp_path / "some-device.yaml")
+    assert load("some-device") == tiny_profile
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tiny_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("old")
+    monkeypatch.setattr(yaml, "dump", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save(tiny_profile, path)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_costs_and_what_is_missing(tiny_profile: Profile, tiny: nn.Module) -> None:
+    specs = trace(tiny, torch.rand(1, 3, 8, 8))
+    assert tiny_profile.missing(specs) == []
+    total = sum(tiny_profile.cost(s.signature).at(s.in_channels, s.out_channels) for s in specs)
+    assert total == pytest.approx(tiny_profile.dense["tiny"].sum_of_layers_s)
+    others = trace(nn.Conv2d(3, 5, 1), torch.rand(1, 3, 8, 8))
+    assert tiny_profile.missing(others * 2) == [others[0].signature]
+    with pytest.raises(MissingLayers) as caught:
+        tiny_profile.cost(others[0].signature)
+    assert caught.value.signatures == [others[0].signature]
+    assert "hwprofiles measure MODEL --input-size 3 8 8 --batch-size 1" in str(caught.value)
+    with pytest.raises(MissingLayers):
+        tiny_profile.predict_s([*specs, *others])
+
+
+def test_the_dense_network_is_predicted_as_measured(tiny_profile: Profile, tiny: nn.Module) -> None:
+    specs = trace(tiny, torch.rand(1, 3, 8, 8))
+    dense = tiny_profile.dense["tiny"]
+    assert tiny_profile.predict_s(specs) == pytest.approx(dense.median_s)
+    assert dense.calibrated_error == pytest.approx(0, abs=1e-9)
+
+
+def test_widths_outside_the_measured_range_are_refused(tiny_profile: Profile) -> None:
+    layer = next(x for x in tiny_profile.layers if x.signature.startswith("conv2d(16->16"))
+    low, high = layer.fit_range.in_channels
+    assert high == 16 and low < high
+    assert tiny_profile.latency_s(layer.signature, low, 16) > 0
+    for field, widths in (("in_channels", (17, 16)), ("out_channels", (16, 1000))):
+        with pytest.raises(ProfileError, match=rf"{field}: \d+ of conv2d.* allowed is"):
+            tiny_profile.latency_s(layer.signature, *widths)
+
+
+def test_check_lists_the_differences(tiny_profile: Profile, content: Content) -> None:
+    assert tiny_profile.check() == []
+    content["fingerprint"]["device"]["name"] = "abacus"
+    content["fingerprint"]["software"]["torch"] = "0.1"
+    found = parse(content).check()
+    assert [d.field for d in found] == ["device.name", "software.torch"]
+    assert found[0].profile_value == "abacus"
+    assert found[1].here == str(torch.__version__)
+
+
+def test_json_schema_describes_the_file(content: Content) -> None:
+    schema = json_schema()
+    json.dumps(schema)
+    assert set(schema["required"]) <= set(content) == set(schema["properties"])
+    assert schema["additionalProperties"] is False
