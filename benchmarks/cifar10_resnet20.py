@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/cifar10"))
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.02, 0.06])
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.3, 0.8])
     parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

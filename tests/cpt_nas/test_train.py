@@ -167,7 +167,10 @@ def test_a_killed_process_resumes(tmp_path) -> None:
 
 def test_two_processes_agree(tmp_path) -> None:
     """DDP on CPU: both ranks cut alike, nothing hangs, and the run finishes."""
-    (tmp_path / "recipe.yaml").write_text(recipe().to_yaml())
+    longer = recipe(
+        data={"train_limit": 512}, train={"epochs": 8}, search={"log_gamma": 0.15, "theta_lr": 0.05}
+    )
+    (tmp_path / "recipe.yaml").write_text(longer.to_yaml())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", str(29500 + os.getpid() % 400), "-m", "cpt_nas.cli", "train"]
     command += ["--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
@@ -176,7 +179,7 @@ def test_two_processes_agree(tmp_path) -> None:
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["macs"] < result["macs_dense"]
-    assert result["test_acc"] > 15  # ten classes: above chance, so the gradients were shared
+    assert result["test_acc"] > 25  # ten classes: well above chance
 
 
 def test_it_learns(tmp_path) -> None:
