@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from hwprofiles import LayerSpec, build, trace
-from hwprofiles.layers import trace_all
+from hwprofiles.tracing import trace_all
 
 MODELS = ("test_resnet", "test_efficientnet", "test_vit", "test_convnext", "resnet18")
 

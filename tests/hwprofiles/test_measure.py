@@ -14,7 +14,7 @@ from torch import nn
 
 import hwprofiles
 from hwprofiles import Profile, measure, memory, trace
-from hwprofiles.measure import InputPool, Setting
+from hwprofiles.workbench import InputPool, Setting
 
 QUICK = {"rounds": 10, "min_s": 0.0}
 
