@@ -20,7 +20,7 @@ def fvcore_macs(model: torch.nn.Module) -> float:
 def test_open_gates_cost_what_fvcore_counts(case: str) -> None:
     plain = build(case)
     search = attach(build(case))
-    costs = {k: float(v) for k, v in search.costs().items()}
+    costs = {k: v.item() for k, v in search.costs().items()}
     assert costs["macs"] == fvcore_macs(plain)
     assert costs["params"] == sum(p.numel() for p in plain.parameters())
     assert search.expected_cost() == pytest.approx(1.0, abs=1e-12)
@@ -31,7 +31,7 @@ def test_the_cost_at_a_structure_is_the_cut_networks(case: str, seed: int) -> No
     model = build(case)
     search = attach(model)
     close_some(search, seed)
-    soft = {k: float(v) for k, v in search.costs().items()}
+    soft = {k: v.item() for k, v in search.costs().items()}
     cut_model = search.finish()
     live = search.live_costs()
     assert live["macs"] == fvcore_macs(cut_model)

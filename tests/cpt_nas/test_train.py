@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage: str) -> None:
 
 def test_a_killed_process_resumes(tmp_path) -> None:
     """SIGKILL at an arbitrary moment after the first checkpoint; then --resume finishes it."""
-    long = recipe(train={"epochs": 60})
+    long = recipe(train={"epochs": 25})
     (tmp_path / "recipe.yaml").write_text(long.to_yaml())
     command = [sys.executable, "-m", "cpt_nas.cli", "train"]
     fresh = [*command, "--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
@@ -162,7 +162,7 @@ def test_a_killed_process_resumes(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
-    assert len(history(tmp_path / "run")) == 60
+    assert len(history(tmp_path / "run")) == 25
 
 
 def test_two_processes_agree(tmp_path) -> None:
