@@ -6,8 +6,8 @@ import logging
 
 import pytest
 import torch
-from conftest import build
 from fvcore.nn import FlopCountAnalysis
+from networks import build
 from test_search import attach, close_some
 
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import timm
 import torch
-from conftest import build, randomize
+from networks import build, randomize
 from timm.utils import ModelEmaV3
 from torch import nn
 
