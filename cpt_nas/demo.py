@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
 import timm
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -56,7 +56,7 @@ def run(output: Path, epochs: int, console: Console) -> Path:
     """
     refuse_used(output)
     output.mkdir(parents=True, exist_ok=True)
-    threads = os.cpu_count() or 1
+    threads = torch.get_num_threads()
     settings = {f"cpu-t{t}-b{b}": (t, b) for t, b in ((1, 1), (threads, 256))}
     profiles = {}
     for name, (count, batch_size) in settings.items():

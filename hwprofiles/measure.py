@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,15 @@ from hwprofiles.schema import (
     Sweep,
     Workload,
 )
-from hwprofiles.timing import Case, Measurement, Progress, Rounds, anchor_workload, measure_rounds
+from hwprofiles.timing import (
+    MIN_ROUNDS,
+    Case,
+    Measurement,
+    Progress,
+    Rounds,
+    anchor_workload,
+    measure_rounds,
+)
 from hwprofiles.tracing import Traced, trace_all
 from hwprofiles.workbench import Builder, Setting, call_of, example_input, pinned, place
 
@@ -88,7 +97,7 @@ def measure(
         x = example_input(setting, size)
         traced = {label: trace_all(network, x) for label, network in networks.items()}
         unique = {s.signature: s for t in traced.values() for s in t.layers}
-        step = _sweep_channel_step(traced, setting, seed, progress)
+        step = _sweep_channel_step(traced, setting, min_s, seed, progress)
         timed = _time_everything(
             traced, networks, x, step.value, setting, rounds, min_s, seed, progress
         )
@@ -216,7 +225,11 @@ def _time_everything(
 
 
 def _sweep_channel_step(
-    traced: Mapping[str, Traced], setting: Setting, seed: int, progress: Progress | None
+    traced: Mapping[str, Traced],
+    setting: Setting,
+    min_s: float,
+    seed: int,
+    progress: Progress | None,
 ) -> ChannelStep:
     """Time the square layers that do most work at many widths of their input and output."""
     layers = [s for t in traced.values() for s in t.layers]
@@ -240,10 +253,15 @@ def _sweep_channel_step(
             for signature, sizes in plans.items()
             for i, o in sizes
         }
+        # In two orders, for no width may profit from the one before it.
+        orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
         timed = measure_rounds(
-            cases,
+            {},
             anchor_workload(setting.device, setting.dtype),
             setting.timer(),
+            [[(label, cases[label]) for label in order] for order in orders],
+            rounds=MIN_ROUNDS,
+            min_s=min_s / 2,
             seed=seed,
             progress=_named(progress, "channel step, "),
         ).measurements
