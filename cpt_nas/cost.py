@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cpt_nas.cut import join
-from cpt_nas.gating import Found, describe
-from hwprofiles import LayerSpec, MissingLayers, trace
+from cpt_nas.gating import Found, absolute, describe, owns
+from hwprofiles import Coefficients, LayerSpec, MissingLayers
+from hwprofiles.tracing import trace_all
 
 if TYPE_CHECKING:
     from cpt_nas.structure import Structure
@@ -46,12 +46,12 @@ class Term:
     width_out: float
 
 
+PARAMETER = "parameter"
+"""The type of a layer that is only a parameter."""
+
+
 def group_key(branch: str, group: str) -> str:
     return f"{branch}/{group}"
-
-
-def _owned(layer: str, prefix: str) -> bool:
-    return layer == prefix or layer.startswith((prefix + ".", prefix + ":", prefix + "#"))
 
 
 def place_layers(layers: Sequence[LayerSpec], branches: Sequence[Found]) -> list[Term]:
@@ -59,20 +59,22 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[Found]) -> list
     branch_of: dict[str, str] = {}
     produced: dict[str, tuple[str, int]] = {}
     consumed: dict[str, tuple[str, int]] = {}
+    sizes: dict[str, int] = {}
     for found in branches:
-        prefixes = [_absolute(found.block, p) for p in found.branch.layers]
+        prefixes = [absolute(found.block, p) for p in found.branch.layers]
         for layer in layers:
-            if any(_owned(layer.name, p) for p in prefixes):
+            if any(owns(p, layer.name) for p in prefixes):
                 branch_of[layer.name] = found.name
         for group in found.branch.groups:
             key = group_key(found.name, group.name)
+            sizes[key] = group.size
             for table, names in (
                 (produced, group.produced_by),
                 (consumed, group.consumed_by),
             ):
                 for name, width in names.items():
-                    prefix = _absolute(found.block, name)
-                    owned = [x.name for x in layers if _owned(x.name, prefix)]
+                    prefix = absolute(found.block, name)
+                    owned = [x.name for x in layers if owns(prefix, x.name)]
                     table.update(dict.fromkeys(owned, (key, width)))
     terms = []
     for layer in layers:
@@ -83,7 +85,9 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[Found]) -> list
         group_out, width_out = produced.get(layer.name, (None, layer.out_channels))
         group_in, width_in = consumed.get(layer.name, (None, layer.in_channels))
         if layer.form == "channel":  # one dimension, counted in input channels
-            if group_out is not None:
+            if layer.type == PARAMETER and group_out is not None:
+                group_in, width_in = group_out, 1.0 / sizes[group_out]
+            elif group_out is not None:
                 group_in = group_out
                 width_in = width_out * layer.in_channels / layer.out_channels
             group_out, width_out = None, layer.out_channels
@@ -91,10 +95,6 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[Found]) -> list
             Term(layer, branch_of.get(layer.name), group_in, group_out, width_in, width_out)
         )
     return terms
-
-
-def _absolute(block: str, name: str) -> str:
-    return block + name if name.startswith(":") else join(block, name)
 
 
 class Cost(nn.Module):
@@ -126,11 +126,15 @@ class Cost(nn.Module):
             "params": [t.layer.params_coefficients for t in terms],
         }
         if profile is not None:
-            missing = profile.missing([t.layer for t in terms])
+            timed = [t.layer for t in terms if t.layer.type != PARAMETER]
+            missing = profile.missing(timed)
             if missing:
                 raise MissingLayers(missing, profile)
             scale = profile.calibration.scale
-            tables["latency"] = [profile.cost(t.layer.signature) for t in terms]
+            tables["latency"] = [
+                Coefficients() if t.layer.type == PARAMETER else profile.cost(t.layer.signature)
+                for t in terms
+            ]
         self.names = list(tables)
         rows = torch.tensor(
             [[[c.const, c.per_in, c.per_out, c.per_in_out] for c in t] for t in tables.values()],
@@ -208,7 +212,8 @@ def build_cost(model: nn.Module, example_input: Tensor, profile: Profile | None 
     Raises:
         ValueError: a parameter that no traced layer counts, or layers the profile does not know.
     """
-    layers = trace(model, example_input)
+    traced = trace_all(model, example_input)
+    layers = [*traced.layers, *(_bare(name, size) for name, size in traced.bare.items())]
     counted, held = sum(x.params for x in layers), sum(p.numel() for p in model.parameters())
     if counted != held:
         raise ValueError(
@@ -216,6 +221,22 @@ def build_cost(model: nn.Module, example_input: Tensor, profile: Profile | None 
             "a layer type is not known to hwprofiles"
         )
     return Cost(place_layers(layers, describe(model).branches), profile)
+
+
+def _bare(name: str, size: int) -> LayerSpec:
+    """A parameter that no layer counts: it has a size, and takes no time of its own."""
+    return LayerSpec(
+        name=name,
+        type=PARAMETER,
+        signature=f"parameter({size})",
+        in_channels=1,
+        out_channels=1,
+        groups=1,
+        form="channel",
+        macs=0.0,
+        params=size,
+        activation_bytes=0,
+    )
 
 
 def predict_latency(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ class Plan:
     """What goes.
 
     Attributes:
-        keep: tensor name -> [(dimension, indices kept)].
+        keep: tensor name -> [(slice, units kept of those that are there now)].
         counts: (module name, attribute) -> its new value.
         removed: block name -> branches of it that are gone.
     """
 
-    keep: dict[str, list[tuple[int, Tensor]]] = field(default_factory=dict)
+    keep: dict[str, list[tuple[Slice, Tensor]]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     removed: dict[str, list[Branch]] = field(default_factory=dict)
 
@@ -39,10 +40,10 @@ def join(*parts: str) -> str:
     return ".".join(p for p in parts if p)
 
 
-def entries(units: Tensor, cut: Slice) -> Tensor:
-    """The entries along ``cut.dim`` that ``units`` own, in order."""
+def entries(units: Tensor, cut: Slice, size: int) -> Tensor:
+    """The entries along ``cut.dim``, ``size`` of them now, that ``units`` own, in order."""
     rows = (units[:, None] * cut.width + torch.arange(cut.width)[None]).flatten()
-    return torch.cat([rows + offset for offset in cut.offsets])
+    return torch.cat([rows + size // cut.parts * part for part in range(cut.parts)])
 
 
 def plan_units(plan: Plan, block: str, branch: Branch, kept: Mapping[str, Tensor]) -> None:
@@ -55,7 +56,7 @@ def plan_units(plan: Plan, block: str, branch: Branch, kept: Mapping[str, Tensor
         if units is None:
             continue
         for cut in group.slices:
-            plan.keep.setdefault(join(block, cut.tensor), []).append((cut.dim, entries(units, cut)))
+            plan.keep.setdefault(join(block, cut.tensor), []).append((cut, units))
         for count in group.counts:
             key = (join(block, count.module), count.attribute)
             plan.counts[key] = count.per_unit * len(units)
@@ -77,10 +78,23 @@ def get_tensor(model: nn.Module, name: str) -> Tensor:
     return tensor
 
 
-def _select(tensor: Tensor, keep: Iterable[tuple[int, Tensor]]) -> Tensor:
-    for dim, index in keep:
-        tensor = tensor.index_select(dim, index.to(tensor.device))
+def _select(tensor: Tensor, keep: Iterable[tuple[Slice, Tensor]]) -> Tensor:
+    for cut, units in keep:
+        index = entries(units, cut, tensor.shape[cut.dim]).to(tensor.device)
+        tensor = tensor.index_select(cut.dim, index)
     return tensor
+
+
+def _set(owner: Any, path: str, value: int) -> None:
+    """Set an attribute, or an entry of the lists and mappings that it leads to."""
+    first, *rest = path.split(".")
+    if not rest:
+        setattr(owner, first, value)
+        return
+    inner = getattr(owner, first)
+    for part in rest[:-1]:
+        inner = inner[int(part) if isinstance(inner, list) else part]
+    inner[rest[-1]] = value
 
 
 @torch.no_grad()
@@ -111,7 +125,7 @@ def apply(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer | None 
             new = parameter
         setattr(module, attribute, new)
     for (path, attribute), value in plan.counts.items():
-        setattr(model.get_submodule(path), attribute, value)
+        _set(model.get_submodule(path), attribute, value)
     for path, branches in plan.removed.items():
         block = model.get_submodule(path)
         training = block.training

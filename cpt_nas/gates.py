@@ -137,10 +137,21 @@ class Multiply:
         self.dim = dim
 
     def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        z = self.user.value(module.training).to(output.dtype)
-        shape = [1] * output.dim()
+        return self.times(module, output)
+
+    def times(self, module: nn.Module, tensor: Tensor) -> Tensor:
+        """The tensor times the gate."""
+        z = self.user.value(module.training).to(tensor.dtype)
+        shape = [1] * tensor.dim()
         shape[self.dim] = -1
-        return output * z.view(shape)
+        return tensor * z.view(shape)
+
+
+class MultiplyInput(Multiply):
+    """A forward pre-hook: the same for the module's input."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any = None) -> Any:
+        return (self.times(module, inputs[0]), *inputs[1:])
 
 
 class Sampler:

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from cpt_nas.adapters import REGISTRY, Branch, Refusal
+from cpt_nas.adapters import REGISTRY, Branch, Refusal, UnitGroup
 from cpt_nas.cut import join
-from cpt_nas.gates import BernoulliGate, Fold, Multiply
+from cpt_nas.gates import BernoulliGate, Fold, Multiply, MultiplyInput
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def describe(
             continue
         for branch in answer:
             result.branches.append(Found(path, branch, join(path, branch.name)))
+    result.branches = nest(result.branches)
     names = [f.name for f in result.branches]
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
@@ -80,6 +81,66 @@ def describe(
             kept.append(found)
     result.branches = kept
     return result
+
+
+def owns(prefix: str, name: str) -> bool:
+    """Whether a branch's layer entry covers a layer or module of that name."""
+    if name == prefix:
+        return True
+    if ":" in prefix:  # one function call: ':add' is not ':add#1'
+        return False
+    return name.startswith((prefix + ".", prefix + ":", prefix + "#"))
+
+
+def absolute(block: str, name: str) -> str:
+    """The name in the model of something in a block."""
+    return block + name if name.startswith(":") else join(block, name)
+
+
+def nest(branches: Sequence[Found]) -> list[Found]:
+    """Give the units of a module inside a branch to that branch.
+
+    An Mlp has an adapter of its own and so has the block that it stands in: the units are the
+    Mlp's, the branch gate is the block's, and when the branch goes the units go with it.
+    """
+    kept: list[Found] = []
+    for found in branches:
+        inner = found.branch
+        outer = None
+        if inner.remove is None and not inner.layers:
+            holds = (
+                i
+                for i, other in enumerate(kept)
+                if any(owns(absolute(other.block, x), found.block) for x in other.branch.layers)
+            )
+            outer = next(holds, None)
+        if outer is None:
+            kept.append(found)
+            continue
+        host = kept[outer]
+        within = found.block.removeprefix(host.block).lstrip(".")
+        groups = (*host.branch.groups, *(renamed(g, within) for g in inner.groups))
+        uncut = "; ".join(r for r in (host.branch.uncut, inner.uncut) if r)
+        kept[outer] = replace(host, branch=replace(host.branch, groups=groups, uncut=uncut))
+    return kept
+
+
+def renamed(group: UnitGroup, prefix: str) -> UnitGroup:
+    """The group with all its names seen from further outside."""
+
+    def layers(widths: dict[str, int]) -> dict[str, int]:
+        return {absolute(prefix, name): width for name, width in widths.items()}
+
+    return replace(
+        group,
+        name=join(prefix, group.name),
+        slices=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.slices),
+        folds=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.folds),
+        counts=tuple(replace(c, module=join(prefix, c.module)) for c in group.counts),
+        multiply=join(prefix, group.multiply),
+        produced_by=layers(group.produced_by),
+        consumed_by=layers(group.consumed_by),
+    )
 
 
 def layers_only(found: Found) -> Found:
@@ -106,7 +167,10 @@ def mount_units(
             _parametrize(model, join(found.block, cut.tensor), Fold(gate, cut.dim, cut.width))
         return []
     module = model.get_submodule(join(found.block, units.multiply))
-    return [module.register_forward_hook(Multiply(gate, 1, units.multiply_width))]
+    where = (units.multiply_dim, units.multiply_width)
+    if units.multiply_input:
+        return [module.register_forward_pre_hook(MultiplyInput(gate, *where))]
+    return [module.register_forward_hook(Multiply(gate, *where))]
 
 
 def mount_branch(model: nn.Module, found: Found, gate: BernoulliGate, fold: bool) -> Handles:

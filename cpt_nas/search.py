@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import hwprofiles
 from cpt_nas import cut
+from cpt_nas.adapters import Slice
 from cpt_nas.config import SearchSettings
 from cpt_nas.cost import build_cost, group_key
 from cpt_nas.gates import BernoulliGate, Sampler
@@ -382,7 +383,8 @@ class Search:
                 units.kept = [units.kept[i] for i in positions.tolist()]
                 slot = _slot(group_key(name, group))
                 for tensor in ("theta", "mask", "index", "charge"):
-                    gate_plan.keep[f"{slot}.{tensor}"] = [(0, positions)]
+                    name_of = f"{slot}.{tensor}"
+                    gate_plan.keep[name_of] = [(Slice(name_of), positions)]
         for slot in map(_slot, gone):
             if slot in self.gates:
                 del self.gates[slot]
@@ -403,7 +405,7 @@ class Search:
                 closed = (theta <= 0.5).nonzero().flatten().cpu()
                 for fold in group.folds if len(closed) else ():
                     tensor = cut.get_tensor(model, cut.join(found.block, fold.tensor))
-                    index = cut.entries(closed, fold).to(tensor.device)
+                    index = cut.entries(closed, fold, tensor.shape[fold.dim]).to(tensor.device)
                     tensor.index_fill_(fold.dim, index, 0.0)
 
     # ---- resuming -------------------------------------------------------------------------------

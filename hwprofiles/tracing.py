@@ -33,10 +33,18 @@ with warnings.catch_warnings():  # fvcore warns on import about its own dependen
 
 @dataclass(frozen=True)
 class Traced:
-    """Layers in the order of execution, and the calls that are none: views, by name."""
+    """What one forward pass executed.
+
+    Attributes:
+        layers: in the order of execution.
+        views: the calls that are no layers, by name.
+        bare: name -> size of the parameters that no layer counts: ones that only views or
+            untimed calls read (a class token that is expanded and joined), or nothing at all.
+    """
 
     layers: list[LayerSpec]
     views: list[str]
+    bare: dict[str, int]
 
 
 def trace(model: nn.Module, example_input: Tensor) -> list[LayerSpec]:
@@ -65,7 +73,9 @@ def trace_all(model: nn.Module, example_input: Tensor) -> Traced:
             model.eval()
             with _Recorder(model, len(example_input)) as recorder:
                 model(example_input)
-            traced = Traced(recorder.specs(), sorted(recorder.views))
+            layers, counted = recorder.specs()
+            bare = {n: p.numel() for n, p in model.named_parameters() if p not in counted}
+            traced = Traced(layers, sorted(recorder.views), bare)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -180,8 +190,11 @@ class _Recorder(TorchFunctionMode):
         size = sum(t.numel() * t.element_size() for t in outputs) // self.batch_size
         self.calls.append(_Call(name, operation, in_channels, out_channels, parameters, size))
 
-    def specs(self) -> list[LayerSpec]:
-        """The layers, counted: multiply-adds once a signature, parameters once a tensor."""
+    def specs(self) -> tuple[list[LayerSpec], set[nn.Parameter]]:
+        """The layers, counted: multiply-adds once a signature, parameters once a tensor.
+
+        Also the parameters that were counted.
+        """
         by_signature: dict[str, LayerSpec] = {}
         used: Counter[str] = Counter()
         counted: set[nn.Parameter] = set()
@@ -199,7 +212,7 @@ class _Recorder(TorchFunctionMode):
             specs.append(
                 replace(spec, name=name, params=params, activation_bytes=call.activation_bytes)
             )
-        return specs
+        return specs, counted
 
 
 def _uncounted(call: _Call, signature: str) -> LayerSpec:

@@ -1,6 +1,11 @@
-"""Adapters, one file a block family. Importing this package registers them all."""
+"""Adapters of timm's blocks: one file a family, each registering its classes when imported."""
 
-from cpt_nas.adapters import resnet
+import importlib
+import pkgutil
+
 from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal, Slice, UnitGroup
 
-__all__ = ["REGISTRY", "Branch", "Count", "Refusal", "Slice", "UnitGroup", "resnet"]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["REGISTRY", "Branch", "Count", "Refusal", "Slice", "UnitGroup"]

@@ -2,6 +2,9 @@
 
 An adapter is a function ``block -> list[Branch] | Refusal``. All names in it are relative to the
 block. It is the only place that knows a timm block's insides; everything else reads this data.
+
+A block may hold modules that have adapters of their own (an Mlp, an attention). Their unit groups
+become groups of the branch that they lie in, see :func:`cpt_nas.gating.describe`.
 """
 
 from __future__ import annotations
@@ -14,17 +17,24 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Slice:
-    """Along ``dim`` of ``tensor``, unit u owns entries offset + u*width .. + width, per offset."""
+    """Along ``dim`` of ``tensor``, unit u owns entries u*width .. (u+1)*width - 1.
+
+    A packed tensor (query, key and value; a value and its gate) holds ``parts`` equal blocks, one
+    after the other, and the unit owns those entries of each.
+    """
 
     tensor: str
     dim: int = 0
     width: int = 1
-    offsets: tuple[int, ...] = (0,)
+    parts: int = 1
 
 
 @dataclass(frozen=True)
 class Count:
-    """``module.attribute`` is ``per_unit`` times the units left."""
+    """``module.attribute`` is ``per_unit`` times the units left.
+
+    The attribute may lead on into lists and mappings: 'feature_info.2.num_chs'.
+    """
 
     module: str
     attribute: str
@@ -42,8 +52,10 @@ class UnitGroup:
         slices: every tensor that loses entries when a unit goes.
         counts: every attribute that counts units.
         folds: the consumers' weights, multiplied by the gate (form (c)).
-        multiply: the module whose output is multiplied instead (form (a)), channel dimension 1.
+        multiply: the module whose output is multiplied instead (form (a)).
+        multiply_dim: the units' dimension there.
         multiply_width: channels a unit there.
+        multiply_input: the module's input is multiplied, not its output.
         produced_by: layers whose output channels are the group's -> channels a unit.
         consumed_by: layers whose input channels are the group's -> channels a unit.
     """
@@ -57,7 +69,9 @@ class UnitGroup:
     multiply: str
     produced_by: dict[str, int]
     consumed_by: dict[str, int]
+    multiply_dim: int = 1
     multiply_width: int = 1
+    multiply_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,10 +83,12 @@ class Branch:
         groups: its unit groups.
         folds: tensors scaled by the branch gate (the last norm's affine); empty = multiply.
         multiply: the module whose output is scaled in form (a).
-        layers: prefixes of the layers that are gone when the branch is gone.
+        layers: what is gone when the branch is gone: modules with all that is in them, and
+            functions that the block calls itself, as ':add' and ':add#1'.
         remove: returns what stands in the block's place once the branch is gone, or None where
             the branch cannot go (then it has no branch gate).
         reason: why not, where ``remove`` is None.
+        uncut: why further units of it cannot be cut; '' where all can.
     """
 
     name: str
@@ -82,6 +98,7 @@ class Branch:
     layers: tuple[str, ...]
     remove: Callable[[nn.Module], nn.Module] | None
     reason: str = ""
+    uncut: str = ""
 
 
 @dataclass(frozen=True)

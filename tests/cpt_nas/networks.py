@@ -27,6 +27,17 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def randomize_all(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random norm statistics, and random values for all that is set to a constant at first."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    for parameter in model.parameters():
+        if float(parameter.detach().std(correction=0)) == 0:  # zeros, ones, a small constant
+            noise = torch.rand(parameter.shape, generator=generator) - 0.5
+            mean = 1.0 if float(parameter.detach().mean()) > 0 else 0.0
+            parameter.data = mean + 0.6 * noise.to(parameter)
+    return randomize(model, seed)
+
+
 # Each holds something the others do not: identity and projected shortcuts, SE, grouped, ...
 CASES = {
     "basic": ("cpt_resnet20", {"layers": (2, 2, 1)}),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cpt_nas import cli
 
-VGG = ["--set", "model.name=vgg11", "--set", "model.kwargs={}"]
+VGG = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
 RECIPE = """
 model: {name: cpt_resnet20, kwargs: {layers: [1, 1, 1], channels: [8, 8, 8]}}
 data: {name: digits, input_size: [1, 8, 8], augment: crop, train_limit: 64}
@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
         (["train", "--resume", "nowhere"], "no such file"),
         (["inspect", "resnet_18"], "timm has no 'resnet_18'"),
         (["inspect", "resnet18", "--exclude", "stage9*"], "'stage9*' matches no branch"),
-        (["inspect", "vgg11"], "nothing can be gated"),
+        (["inspect", "inception_v3"], "nothing can be gated"),
         (["export", "nowhere", "-o", "out"], "nowhere has no export/config.json"),
         (["report", "nowhere", "-o", "out"], "nowhere"),
     ],

@@ -1,0 +1,281 @@
+"""Unit groups of a chain: conv - norm - act - (depthwise, blur, SE) - conv, read off its modules.
+
+Most blocks are a chain of modules called one after the other. Between two dense layers (a plain
+convolution or a linear layer) every channel goes its own way, so the first one's outputs are units
+that can be cut: with them go their entries in whatever lies between and the second one's inputs.
+A convolution with groups in between makes whole groups of channels the units.
+
+The gate sits after the last norm, activation and grouped convolution, and before an SE: only then
+is a zero exactly a missing unit, in eval and in train mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import timm.layers as tl
+from timm.layers import activations, activations_me
+from timm.layers.conv_bn_act import ConvNormAct
+from timm.layers.squeeze_excite import SEModule
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models.metaformer import StarReLU
+from torch import nn
+from torch.nn.modules import activation
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cpt_nas.adapters.base import Count, Slice, UnitGroup
+
+_SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, tl.DropPath, type(None))
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+# These look at other channels, or have a parameter a channel.
+_NOT_ELEMENTWISE = (
+    activation.Softmax,
+    activation.Softmax2d,
+    activation.LogSoftmax,
+    activation.Softmin,
+    activation.GLU,
+    activation.MultiheadAttention,
+)
+_DENSE = (nn.Conv2d, nn.Linear, tl.Conv2dSame)
+
+
+def is_silent(module: nn.Module | None) -> bool:
+    """Whether it does nothing to what is timed or cut."""
+    return isinstance(module, _SILENT) or (
+        isinstance(module, nn.Sequential) and all(map(is_silent, module))
+    )
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether it maps every element by itself."""
+    if isinstance(module, _NOT_ELEMENTWISE):
+        return False
+    if isinstance(module, (nn.PReLU, StarReLU)):
+        return all(p.numel() == 1 for p in module.parameters())
+    known = (activation.__name__, activations.__name__, activations_me.__name__)
+    return type(module).__module__ in known
+
+
+def is_dense(module: nn.Module) -> bool:
+    """A plain convolution without groups, or a linear layer: inputs are just summed up."""
+    return type(module) in _DENSE and getattr(module, "groups", 1) == 1
+
+
+def flatten(block: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The chain's leaf modules by name, containers opened, what does nothing left out."""
+    for name in names:
+        module = block.get_submodule(name) if _has(block, name) else None
+        if module is None or is_silent(module):
+            continue
+        if type(module) is ConvNormAct:
+            yield from flatten(block, [f"{name}.{part}" for part in ("conv", "bn", "aa")])
+        elif type(module) is nn.Sequential:
+            yield from flatten(block, [f"{name}.{part}" for part, _ in module.named_children()])
+        else:
+            yield name, module
+
+
+def _has(block: nn.Module, name: str) -> bool:
+    try:
+        block.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+@dataclass
+class _Open:
+    """A group under construction: what lies behind its first layer so far."""
+
+    producer: str
+    channels: int
+    linear: bool
+    through: list[tuple[str, nn.Module]] = field(default_factory=list)
+    trouble: str = ""
+
+
+def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup, ...], str]:
+    """The unit groups of a chain of modules.
+
+    Args:
+        block: what the names are relative to.
+        names: the chain's modules in the order in which they are called; missing ones and ones
+            that are None are skipped.
+
+    Returns:
+        The groups, named by the module that the gate follows, and why other units of the chain
+        cannot be cut ('' where all can).
+    """
+    groups: list[UnitGroup] = []
+    reasons: list[str] = []
+    current: _Open | None = None
+    for name, module in flatten(block, names):
+        if is_dense(module):
+            if current is not None:
+                made = _close(block, current, name, module)
+                if isinstance(made, UnitGroup):
+                    groups.append(made)
+                else:
+                    reasons.append(made)
+            outputs, linear = _outputs(module), isinstance(module, nn.Linear)
+            current = _Open(name, outputs, linear)
+        elif current is not None:
+            trouble = _trouble(name, module, current.linear)
+            if trouble:
+                reasons.append(trouble)
+                current = None
+            else:
+                current.through.append((name, module))
+    return tuple(groups), "; ".join(dict.fromkeys(reasons))
+
+
+def _outputs(module: nn.Module) -> int:
+    outputs: int = module.out_features if isinstance(module, nn.Linear) else module.out_channels  # type: ignore[assignment]
+    return outputs
+
+
+def _inputs(module: nn.Module) -> int:
+    inputs: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels  # type: ignore[assignment]
+    return inputs
+
+
+def _trouble(name: str, module: nn.Module, linear: bool) -> str:
+    """Why no unit can be cut across this module; '' where one can."""
+    if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+        if isinstance(module, nn.GroupNorm) and module.num_groups == 1:
+            return f"{name}: a norm over all the units"
+        return ""
+    if type(module) in (nn.Conv2d, tl.Conv2dSame, SqueezeExcite, SEModule, tl.BlurPool2d):
+        return ""
+    if isinstance(module, _POOLS) or is_activation(module):
+        return ""
+    if "Norm" in type(module).__name__:
+        return f"{name}: {type(module).__name__}, a norm over all the units"
+    if "Std" in type(module).__name__:
+        return f"{name}: standardised weights, whose scale depends on the inputs that are left"
+    return f"{name}: {type(module).__name__} mixes the units or is not known"
+
+
+def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> UnitGroup | str:
+    """The finished group, or why there is none."""
+    ways = [chain.channels]
+    for _, passed in chain.through:
+        if isinstance(passed, nn.Conv2d):
+            ways.append(passed.groups)
+        elif isinstance(passed, nn.GroupNorm):
+            ways.append(passed.num_groups)
+    size = math.gcd(*ways)
+    inputs = _inputs(module)
+    if size == 1 or inputs % size:
+        return f"{chain.producer}: its channels are one group"
+    build = _Builder(block, size)
+    build.made(chain.producer)
+    width = chain.channels // size
+    gate_at, gate_width, behind_se = chain.producer, width, False
+    for name, passed in chain.through:
+        if isinstance(passed, (SqueezeExcite, SEModule)):
+            build.excite(name, passed, width)
+            behind_se = True
+            continue
+        width = build.passed(name, passed, width)
+        if isinstance(passed, (*_POOLS, tl.BlurPool2d)):
+            continue
+        if behind_se:
+            return f"{name}: stands between an SE and the layer that reads it"
+        gate_at, gate_width = name, width
+    build.read(reader, inputs // size)
+    kind = "groups" if size < chain.channels else "hidden" if chain.linear else "filters"
+    return UnitGroup(
+        name=gate_at,
+        kind=kind,
+        size=size,
+        slices=tuple(build.slices),
+        counts=tuple(build.counts),
+        folds=tuple(build.folds),
+        multiply=gate_at,
+        multiply_dim=-1 if chain.linear else 1,
+        multiply_width=gate_width,
+        produced_by=build.produced,
+        consumed_by=build.consumed,
+    )
+
+
+class _Builder:
+    """Collects what one group slices and counts, module by module."""
+
+    def __init__(self, block: nn.Module, size: int) -> None:
+        self.block = block
+        self.size = size
+        self.slices: list[Slice] = []
+        self.counts: list[Count] = []
+        self.folds: list[Slice] = []
+        self.produced: dict[str, int] = {}
+        self.consumed: dict[str, int] = {}
+
+    def made(self, name: str) -> None:
+        """A dense layer whose outputs are the units'."""
+        module = self.block.get_submodule(name)
+        width = _outputs(module) // self.size
+        self._entries(name, ("weight", "bias"), width)
+        outputs = "out_features" if isinstance(module, nn.Linear) else "out_channels"
+        self.counts.append(Count(name, outputs, width))
+        # A 'same' convolution pads its input by a call of its own: that is not the units'.
+        plain = type(module) in (nn.Conv2d, nn.Linear)
+        self.produced[name if plain else f"{name}:conv2d"] = width
+
+    def read(self, name: str, width: int) -> None:
+        """A dense layer whose inputs are the units'."""
+        module = self.block.get_submodule(name)
+        cut = Slice(f"{name}.weight", 1, width)
+        self.slices.append(cut)
+        self.folds.append(cut)
+        inputs = "in_features" if isinstance(module, nn.Linear) else "in_channels"
+        self.counts.append(Count(name, inputs, width))
+        self.consumed[name] = width
+
+    def excite(self, name: str, module: nn.Module, width: int) -> None:
+        """A squeeze-and-excitation: reads the units, and scales them."""
+        reduce, expand = (
+            ("conv_reduce", "conv_expand") if isinstance(module, SqueezeExcite) else ("fc1", "fc2")
+        )
+        self.read(f"{name}.{reduce}", width)
+        self.made(f"{name}.{expand}")
+        calls = (":mean", ":amax", ":mul", ":mul#1", ":mul#2", ":add", ".gate")
+        self.produced.update({f"{name}{call}": width for call in calls})
+
+    def passed(self, name: str, module: nn.Module, width: int) -> int:
+        """A module that keeps the units apart. Takes and returns channels a unit."""
+        if isinstance(module, nn.Conv2d):
+            after = module.out_channels // self.size
+            self._entries(name, ("weight", "bias"), after)
+            self.counts += [
+                Count(name, "in_channels", width),
+                Count(name, "out_channels", after),
+                Count(name, "groups", module.groups // self.size),
+            ]
+            width = after
+        elif isinstance(module, _BatchNorm):
+            self._entries(name, ("weight", "bias", "running_mean", "running_var"), width)
+            self.counts.append(Count(name, "num_features", width))
+        elif isinstance(module, nn.GroupNorm):
+            self._entries(name, ("weight", "bias"), width)
+            self.counts += [
+                Count(name, "num_channels", width),
+                Count(name, "num_groups", module.num_groups // self.size),
+            ]
+        elif isinstance(module, tl.BlurPool2d) and module.channels is not None:
+            # A buffer with one row a channel.
+            self._entries(name, ("filt",), width)
+            self.counts.append(Count(name, "channels", width))
+        self.produced[name] = width
+        return width
+
+    def _entries(self, name: str, tensors: Sequence[str], width: int) -> None:
+        module = self.block.get_submodule(name)
+        self.slices += [
+            Slice(f"{name}.{tensor}", 0, width)
+            for tensor in tensors
+            if getattr(module, tensor, None) is not None
+        ]

@@ -1,0 +1,96 @@
+"""timm.layers.mlp: hidden units of Mlp, ConvMlp, GluMlp and SwiGLU, in whatever block they stand.
+
+Not cut: GRN-Mlp, whose norm averages over the hidden units, and any Mlp with a norm over them.
+"""
+
+from __future__ import annotations
+
+from timm.layers import ConvMlp, GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
+from torch import nn
+
+from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal, Slice, UnitGroup
+from cpt_nas.adapters.chains import is_silent, unit_groups
+
+WITHIN = "the branch gate is its block's"
+
+
+def within(groups: tuple[UnitGroup, ...], uncut: str = "") -> list[Branch] | Refusal:
+    """What an adapter of a module inside a branch answers: units, and no gate of its own."""
+    if not groups:
+        return Refusal(uncut)
+    return [
+        Branch(
+            name="",
+            groups=groups,
+            folds=(),
+            multiply="",
+            layers=(),
+            remove=None,
+            reason=WITHIN,
+            uncut=uncut,
+        )
+    ]
+
+
+@REGISTRY.add(Mlp)
+def mlp(block: nn.Module) -> list[Branch] | Refusal:
+    """fc1 - act - fc2."""
+    return within(*unit_groups(block, ("fc1", "act", "drop1", "norm", "fc2")))
+
+
+@REGISTRY.add(ConvMlp)
+def conv_mlp(block: nn.Module) -> list[Branch] | Refusal:
+    """fc1 - norm - act - fc2, 1x1 convolutions."""
+    return within(*unit_groups(block, ("fc1", "norm", "act", "drop", "fc2")))
+
+
+@REGISTRY.add(GlobalResponseNormMlp)
+def grn_mlp(block: nn.Module) -> list[Branch] | Refusal:
+    """Refused: the response norm divides by the mean over all hidden units."""
+    return Refusal("grn: a norm over all the units")
+
+
+@REGISTRY.add(GluMlp)
+def glu_mlp(block: nn.Module) -> list[Branch] | Refusal:
+    """One layer makes values and their gates, stacked: unit k is rows k and k + N."""
+    assert isinstance(block, GluMlp)
+    if not is_silent(block.norm):
+        return Refusal("norm: a norm over all the units")
+    linear = isinstance(block.fc1, nn.Linear)
+    size = block.fc2.in_features if linear else block.fc2.in_channels
+    return within((_gated(block, size, ("fc1",), 2, linear),))
+
+
+@REGISTRY.add(SwiGLU)
+def swiglu(block: nn.Module) -> list[Branch] | Refusal:
+    """Two layers make values and their gates."""
+    assert isinstance(block, SwiGLU)
+    if not is_silent(block.norm):
+        return Refusal("norm: a norm over all the units")
+    return within((_gated(block, block.fc2.in_features, ("fc1_g", "fc1_x"), 1, True),))
+
+
+def _gated(
+    block: nn.Module, size: int, makers: tuple[str, ...], parts: int, linear: bool
+) -> UnitGroup:
+    """Hidden units of a gated Mlp: the product of value and gate is what fc2 reads."""
+    made = "out_features" if linear else "out_channels"
+    read = Slice("fc2.weight", 1)
+    biased = [m for m in makers if getattr(block.get_submodule(m), "bias", None) is not None]
+    slices = [Slice(f"{m}.weight", 0, 1, parts) for m in makers]
+    slices += [Slice(f"{m}.bias", 0, 1, parts) for m in biased]
+    return UnitGroup(
+        name="drop1",
+        kind="hidden",
+        size=size,
+        slices=(*slices, read),
+        counts=(
+            *(Count(m, made, parts) for m in makers),
+            Count("fc2", "in_features" if linear else "in_channels"),
+        ),
+        folds=(read,),
+        multiply="drop1",
+        multiply_dim=-1 if linear else 1,
+        produced_by=dict.fromkeys(makers, parts) | {"act": 1, ":mul": 1},
+        consumed_by={"fc2": 1},
+    )

@@ -1,0 +1,214 @@
+"""The contract of every block family, one body for all: smallest models that hold the classes.
+
+Add a family: an adapter file, and a line here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import timm
+import torch
+from networks import randomize_all
+from test_search import close, close_some, fix_masks
+from torch import nn
+
+import cpt_nas
+from cpt_nas import cut
+from cpt_nas.cost import build_cost
+from cpt_nas.export import export
+from cpt_nas.gating import describe
+from cpt_nas.structure import cut_to
+from hwprofiles.tracing import trace_all
+
+# id -> (timm name, keyword arguments, input size)
+FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "resnet": ("test_resnet", {}, 32),
+    "vit": ("test_vit", {}, 32),
+    "vit_layerscale_qknorm": ("test_vit", {"init_values": 0.5, "qk_norm": True}, 32),
+    "efficientnet": ("test_efficientnet", {}, 32),
+    "mobilenetv3": ("mobilenetv3_small_050", {}, 32),
+    "mobilenetv4": ("mobilenetv4_conv_small_035", {}, 64),
+    "regnet": ("regnety_002", {}, 64),
+    "convnext": ("test_convnext", {}, 32),
+    "vgg": ("vgg11_bn", {"mlp_ratio": 0.01}, 32),
+}
+CASES = sorted(FAMILIES)
+
+
+def build(family: str) -> nn.Module:
+    name, kwargs, _ = FAMILIES[family]
+    torch.manual_seed(0)
+    kwargs = {"num_classes": 5, "drop_rate": 0.0, **sized(family), **kwargs}
+    return randomize_all(timm.create_model(name, **kwargs)).double()
+
+
+def sized(family: str) -> dict[str, Any]:
+    """img_size for the models that must be told."""
+    name, _, size = FAMILIES[family]
+    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
+    return {"img_size": size} if fixed else {}
+
+
+def pictures(family: str) -> torch.Tensor:
+    size = FAMILIES[family][2]
+    return torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1)).double()
+
+
+def attach(model: nn.Module, family: str, **settings: Any) -> cpt_nas.Search:
+    return cpt_nas.attach(model, pictures(family)[:1], log_gamma=0.1, polarize=0, **settings)
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("fold", [True, False])
+def test_open_gates_are_the_plain_model(family: str, fold: bool) -> None:
+    plain, gated, x = build(family), build(family), pictures(family)
+    attach(gated, family, fold=fold)
+    for training in (False, True):
+        a, b = plain.train(training)(x), gated.train(training)(x)
+        assert close(b, a)
+    a.square().sum().backward()
+    b.square().sum().backward()
+    grads = {n: p.grad for n, p in plain.named_parameters()}
+    for name, parameter in gated.named_parameters():
+        wanted = grads.pop(cut.plain_name(name))
+        assert (parameter.grad is None) == (wanted is None)
+        if wanted is not None:
+            assert torch.allclose(parameter.grad, wanted, rtol=1e-9, atol=1e-9)
+    assert not grads
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("fold", [True, False])
+def test_masked_is_cut_now_and_after_a_step(family: str, fold: bool) -> None:
+    """Random masks; in one of two worlds the network is cut before the step, in one it is not."""
+    x, y = pictures(family), torch.tensor([0, 1, 2, 3])
+    finals = []
+    for cutting in (False, True):
+        model = build(family)
+        search = attach(model, family, fold=fold)
+        close_some(search, seed=3)
+        fix_masks(search)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        if cutting:
+            assert search.cut(optimizer)
+            held = {id(p) for g in optimizer.param_groups for p in g["params"]}
+            assert held == {id(p) for p in model.parameters()}
+        outputs = [model.eval()(x), model.train()(x)]
+        nn.functional.cross_entropy(outputs[1], y).backward()
+        optimizer.step()
+        outputs.append(model(x))
+        if cutting:
+            assert type(search.finish()) is type(build(family))
+            outputs.append(model(x))
+        finals.append([o.detach() for o in outputs])
+    for masked, after in zip(*finals):
+        assert close(after, masked)
+    assert close(finals[1][3], finals[1][2])
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_cost_is_the_count_of_the_cut_network(family: str) -> None:
+    """Open gates: what the model holds and fvcore counts. Cut: what the cut model holds."""
+    model, x = build(family), pictures(family)[:1]
+    cost = build_cost(model, x)
+    search = attach(copy.deepcopy(model), family)
+    traced = trace_all(model, x)
+    assert math.isclose(search.dense["macs"], sum(s.macs for s in traced.layers), rel_tol=1e-9)
+    assert search.dense["params"] == sum(p.numel() for p in model.parameters())
+    close_some(search, seed=5)
+    search.finish()
+    structure = search.structure()
+    smaller = cut_to(model, structure)
+    expected = cost.of_structure(structure)
+    held = sum(p.numel() for p in smaller.parameters())
+    assert math.isclose(expected["params"], held, rel_tol=1e-9)
+    counted = sum(s.macs for s in trace_all(smaller, x).layers)
+    # Norms of query and key are charged whole: their parameters are shared by the heads.
+    assert math.isclose(expected["macs"], counted, rel_tol=1e-2 if "norm" in family else 1e-9)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_exported_and_reloaded_with_timms_conveniences(family: str, tmp_path) -> None:
+    name, kwargs, _ = FAMILIES[family]
+    kwargs = {"num_classes": 5, **sized(family), **kwargs}
+    torch.manual_seed(0)
+    model = randomize_all(timm.create_model(name, **kwargs))
+    x = pictures(family).float()
+    search = cpt_nas.attach(model, x[:1], model_kwargs=kwargs)
+    close_some(search, seed=1)
+    model = search.finish().eval()
+    expected = model(x)
+    folder = export(search.structure(), model.state_dict(), tmp_path / "out")
+    back = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert type(back) is type(model)
+    assert torch.equal(back(x), expected)
+
+    features = back.forward_features(x)
+    if hasattr(back, "forward_intermediates"):
+        final, steps = back.forward_intermediates(x)
+        assert close(final, features)
+        assert len(steps) > 1
+        widths = [i["num_chs"] for i in back.feature_info]
+        assert [s.shape[1] for s in steps][-1] == widths[-1]
+    if hasattr(back, "group_matcher"):
+        timm.models.group_parameters(back, back.group_matcher(coarse=False))
+    try:
+        back.set_grad_checkpointing(True)
+    except AssertionError:  # some models of timm have none
+        pass
+    else:
+        back.train()(x).sum().backward()
+        back.set_grad_checkpointing(False)
+    back.reset_classifier(3)
+    assert back(x).shape == (4, 3)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_extremes(family: str) -> None:
+    """Everything closed that can be; and a single unit left in every group."""
+    x = pictures(family)
+    for one_left in (False, True):
+        model = build(family)
+        search = attach(model, family)
+        for slot, gate in search.gates.items():
+            is_branch = any(slot == f.name.replace(".", "/") for f in search.found.values())
+            gate.theta.data.fill_(float(one_left and is_branch))
+            if one_left and not is_branch:
+                gate.theta.data[-1] = 1.0
+        masked = model.eval()(x)
+        model = search.finish()
+        assert model(x).isfinite().all()
+        if one_left:
+            assert close(model(x), masked)
+            left = [
+                len(u.kept) for b in search.structure().branches.values() for u in b.units.values()
+            ]
+            assert set(left) <= {1}
+        else:
+            removable = [b for b in search.structure().branches.values() if b.removable]
+            assert not any(b.kept for b in removable)
+
+
+def test_every_adapter_has_its_case() -> None:
+    """A class with an adapter that no case above holds is not tested."""
+    from cpt_nas.adapters import REGISTRY
+
+    held = {type(m) for family in CASES for m in build(family).modules()}
+    from networks import CASES as RESNETS
+    from networks import build as build_resnet
+
+    held |= {type(m) for case in RESNETS for m in build_resnet(case).modules()}
+    missing = sorted(c.__module__ + "." + c.__name__ for c in REGISTRY.adapters if c not in held)
+    assert not missing
+
+
+def test_gates_describe_the_models_own_units() -> None:
+    found = {f.name: f for f in describe(build("vit")).branches}
+    (heads,) = found["blocks.0.attn"].branch.groups
+    assert (heads.kind, heads.size, heads.name) == ("heads", 2, "attn.heads")
+    (hidden,) = found["blocks.0.mlp"].branch.groups
+    assert (hidden.kind, hidden.size) == ("hidden", 192)
