@@ -1,6 +1,6 @@
 """The contract of every block family, one body for all: smallest models that hold the classes.
 
-Add a family: an adapter file, and a line here.
+Add a family: an adapter file, and a line in families.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from families import FAMILIES
 from networks import randomize_all
 from test_search import close, close_some, fix_masks
 from torch import nn
@@ -24,18 +25,6 @@ from cpt_nas.gating import describe
 from cpt_nas.structure import cut_to
 from hwprofiles.tracing import trace_all
 
-# id -> (timm name, keyword arguments, input size)
-FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "resnet": ("test_resnet", {}, 32),
-    "vit": ("test_vit", {}, 32),
-    "vit_layerscale_qknorm": ("test_vit", {"init_values": 0.5, "qk_norm": True}, 32),
-    "efficientnet": ("test_efficientnet", {}, 32),
-    "mobilenetv3": ("mobilenetv3_small_050", {}, 32),
-    "mobilenetv4": ("mobilenetv4_conv_small_035", {}, 64),
-    "regnet": ("regnety_002", {}, 64),
-    "convnext": ("test_convnext", {}, 32),
-    "vgg": ("vgg11_bn", {"mlp_ratio": 0.01}, 32),
-}
 CASES = sorted(FAMILIES)
 
 
