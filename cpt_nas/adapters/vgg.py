@@ -26,5 +26,8 @@ def vgg(model: nn.Module) -> list[Branch] | Refusal:
                 counts.append(Count("", f"feature_info.{index}.num_chs"))
         if f"features.{len(model.features) - 2}" in group.produced_by:
             counts.append(Count("", "num_features"))
-        kept.append(replace(group, counts=tuple(counts)))
+        made = group.produced_by
+        if "pre_logits.fc1" in group.consumed_by:  # small pictures are pooled up to its kernel
+            made = made | {"pre_logits:adaptive_avg_pool2d": 1}
+        kept.append(replace(group, counts=tuple(counts), produced_by=made))
     return [Branch("features", tuple(kept), (), "", (), None, "it has no skip connection", uncut)]
