@@ -130,7 +130,9 @@ def page(table: pd.DataFrame) -> str:
     counts = counts.fillna("").sort_index()
     header = "| family | " + " | ".join(counts.columns) + " |"
     rows = [header, "|---" * (len(counts.columns) + 1) + "|"]
-    rows += [f"| {i} | " + " | ".join(map(str, r)) + " |" for i, r in zip(counts.index, counts.values)]
+    rows += [
+        f"| {i} | " + " | ".join(map(str, r)) + " |" for i, r in zip(counts.index, counts.values)
+    ]
     return "\n".join(
         [
             "# Which of timm's models can be gated",
