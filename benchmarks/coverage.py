@@ -22,11 +22,10 @@ import torch
 from rich.progress import track
 from timm.models import list_modules
 from timm.models._registry import _model_to_module
-from torch import nn
 
 import cpt_nas  # noqa: F401  registers its models
-from cpt_nas.cut import get_tensor, join
-from cpt_nas.gating import Description, describe, owns
+from cpt_nas.gating import Description, describe
+from cpt_nas.inspection import reach
 
 DOCS = Path(__file__).parents[1] / "docs"
 KINDS = ("units and branches", "units only", "branches only", "not gated")
@@ -61,16 +60,15 @@ def look(name: str) -> dict[str, Any]:
     groups = [(f, g) for f in found.branches for g in f.branch.groups]
     branches = sum(f.branch.remove is not None for f in found.branches)
     kind = KINDS[(not branches) + 2 * (not groups) if branches or groups else 3]
-    total = sum(p.numel() for p in model.parameters())
-    units, both = removable(model, found)
+    reached = reach(model, found)
     return row | {
         "kind": kind,
         "branches": branches,
         "groups": len(groups),
         "units": sum(g.size for _, g in groups),
-        "params": total,
-        "unit_params_share": units / total,
-        "removable_params_share": both / total,
+        "params": reached.total,
+        "unit_params_share": reached.by_units / reached.total,
+        "removable_params_share": reached.by_all / reached.total,
         "reason": "; ".join(dict.fromkeys(reasons(found)))[:200],
     }
 
@@ -82,29 +80,6 @@ def reasons(found: Description) -> list[str]:
         said += [f.branch.uncut] if f.branch.uncut else []
         said += [f.branch.reason] if f.branch.reason and f.branch.remove is None else []
     return said
-
-
-def removable(model: nn.Module, found: Description) -> tuple[float, float]:
-    """Parameters that go with one unit a group left, and those that go with all gates closed.
-
-    A tensor that loses entries along two dimensions keeps the product of the two shares.
-    """
-    sizes = {n: p.numel() for n, p in model.named_parameters()}
-    left = {name: 1.0 for name in sizes}
-    gone: set[str] = set()
-    for f in found.branches:
-        for group in f.branch.groups:
-            for cut in group.slices:
-                name = join(f.block, cut.tensor)
-                if name in left:
-                    get_tensor(model, name)  # it must be there
-                    left[name] /= group.size
-        if f.branch.remove is not None:
-            prefixes = [join(f.block, x) for x in f.branch.layers if ":" not in x]
-            gone |= {n for n in sizes if any(owns(p, n) for p in prefixes)}
-    by_units = sum(size * (1 - left[n]) for n, size in sizes.items())
-    by_both = sum(size * (1.0 if n in gone else 1 - left[n]) for n, size in sizes.items())
-    return by_units, by_both
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -137,8 +112,8 @@ def page(table: pd.DataFrame) -> str:
         [
             "# Which of timm's models can be gated",
             "",
-            f"`python benchmarks/coverage.py` (timm {timm.__version__}) looks at every architecture "
-            "and writes [coverage.csv](coverage.csv), a row a model, and this page.",
+            f"`python benchmarks/coverage.py` (timm {timm.__version__}) looks at every "
+            "architecture and writes [coverage.csv](coverage.csv), a row a model, and this page.",
             "",
             summary(table) + ".",
             "",

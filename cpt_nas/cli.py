@@ -10,10 +10,10 @@ import torch
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from cpt_nas.config import ConfigError, Recipe, load_recipe
-from cpt_nas.gating import Description, describe
+from cpt_nas.gating import describe
+from cpt_nas.inspection import show
 
 app = typer.Typer(
     name="cpt-nas",
@@ -108,7 +108,10 @@ def inspect(
     Example: cpt-nas inspect resnet18 --exclude 'layer4.*'
     """
     network = create(model, model_kwargs or ())
-    show_description(network, describe(network, include or (), exclude or ()), model)
+    found = describe(network, include or (), exclude or ())
+    show(out, network, found, model)
+    if not found.branches:
+        raise ValueError(f"model: nothing can be gated in {type(network).__name__}")
 
 
 def create(name: str, kwargs: Any = ()) -> torch.nn.Module:
@@ -132,45 +135,6 @@ def create(name: str, kwargs: Any = ()) -> torch.nn.Module:
     except TypeError as error:
         raise ValueError(f"--model-kwargs: {error}") from None
     return model
-
-
-def show_description(network: torch.nn.Module, found: Description, name: str) -> None:
-    """Print the gated branches, what stays, and how much of the parameters the gates hold."""
-    table = Table("branch", "block", "branch gate", "unit groups", "parameters", title=name)
-    gated = 0
-    for item in found.branches:
-        block = network.get_submodule(item.block)
-        prefixes = tuple(p for p in item.branch.layers if not p.startswith(":"))
-        size = sum(p.numel() for n, p in block.named_parameters() if n.split(".")[0] in prefixes)
-        gated += size
-        groups = ", ".join(f"{g.name}: {g.size} {g.kind}" for g in item.branch.groups) or "none"
-        gate = "yes" if item.branch.remove is not None else f"no: {item.branch.reason}"
-        table.add_row(item.name, type(block).__name__, gate, groups, f"{size:,}")
-    total = sum(p.numel() for p in network.parameters())
-    if found.branches:
-        out.print(table)
-    for path, reason in found.refusals.items():
-        out.print(f"not gated: {path}: {reason}", highlight=False)
-    covered = {f.block for f in found.branches} | set(found.refusals)
-    rest = [n for n, m in network.named_children() if not _holds(n, covered) and _size(m)]
-    if rest:
-        out.print(
-            f"not gated: {', '.join(rest)}: outside any block with an adapter"
-            " (stem, head: the residual stream keeps its width)",
-            highlight=False,
-        )
-    share = gated / total if total else 0.0
-    out.print(f"gates hold {gated:,} of {total:,} parameters ({share:.0%})", highlight=False)
-    if not found.branches:
-        raise ValueError(f"model: nothing can be gated in {type(network).__name__}")
-
-
-def _holds(name: str, paths: set[str]) -> bool:
-    return any(p == name or p.startswith(name + ".") for p in paths)
-
-
-def _size(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @app.command()
