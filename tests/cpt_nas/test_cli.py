@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+import hwprofiles
 from cpt_nas import cli
 
-VGG = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
+UNGATED = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
 RECIPE = """
 model: {name: cpt_resnet20, kwargs: {layers: [1, 1, 1], channels: [8, 8, 8]}}
 data: {name: digits, input_size: [1, 8, 8], augment: crop, train_limit: 64}
@@ -59,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
         (["train", "--recipe", "recipe.yaml", "--profile", "p.yaml"], "no search section"),
         (["train", "--recipe", "search.yaml", "--profile", "absent.yaml"], "absent.yaml"),
         (["train", "--recipe", "search.yaml", "--set", "search.alpha=2"], "search.alpha"),
-        (["train", "--recipe", "search.yaml", *VGG], "nothing can"),
+        (["train", "--recipe", "search.yaml", *UNGATED], "nothing can"),
         (["train", "--recipe", "recipe.yaml", "--set", "model.name=resnet19"], "no model"),
         (["train", "--recipe", "recipe.yaml", "--set", "data.name=images"], "data.root"),
         (["train", "--resume", "nowhere"], "no such file"),
@@ -121,3 +123,17 @@ def test_a_mistyped_option_is_named(cpt_nas: Shell, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--recpe" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_profile_of_other_layers_lists_them_and_the_command(cpt_nas: Shell, folder: Path) -> None:
+    other = {"other": torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())}
+    profile = hwprofiles.measure(other, (1, 8, 8), threads=1, rounds=10, min_s=0.0)
+    hwprofiles.save(profile, folder / "other.yaml")
+    arguments = ["train", "--recipe", "search.yaml", "--profile", "other.yaml", "-o", "out"]
+    done = cpt_nas(*arguments, cwd=folder)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    assert "conv2d(8->8" in line
+    assert "hwprofiles measure MODEL --input-size 1 8 8 --batch-size 1" in line
+    assert not (folder / "out").exists()
