@@ -20,12 +20,14 @@ import pandas as pd
 import timm
 import torch
 from rich.progress import track
-from timm.models import list_modules
 from timm.models._registry import _model_to_module
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import cpt_nas  # noqa: F401  registers its models
+from cpt_nas.cut import join
 from cpt_nas.gating import Description, describe
-from cpt_nas.inspection import reach
+from cpt_nas.inspection import reach, share_left
 
 DOCS = Path(__file__).parents[1] / "docs"
 KINDS = ("units and branches", "units only", "branches only", "not gated")
@@ -61,6 +63,7 @@ def look(name: str) -> dict[str, Any]:
     branches = sum(f.branch.remove is not None for f in found.branches)
     kind = KINDS[(not branches) + 2 * (not groups) if branches or groups else 3]
     reached = reach(model, found)
+    macs = removable_macs(model, found)
     return row | {
         "kind": kind,
         "branches": branches,
@@ -69,6 +72,9 @@ def look(name: str) -> dict[str, Any]:
         "params": reached.total,
         "unit_params_share": reached.by_units / reached.total,
         "removable_params_share": reached.by_all / reached.total,
+        "macs": macs[0],
+        "unit_macs_share": macs[1],
+        "removable_macs_share": macs[2],
         "reason": "; ".join(dict.fromkeys(reasons(found)))[:200],
     }
 
@@ -80,6 +86,38 @@ def reasons(found: Description) -> list[str]:
         said += [f.branch.uncut] if f.branch.uncut else []
         said += [f.branch.reason] if f.branch.reason and f.branch.remove is None else []
     return said
+
+
+def removable_macs(model: nn.Module, found: Description) -> tuple[float, float, float]:
+    """Multiply-adds of the model, and the shares that units, and units and branches, can remove.
+
+    By torch's flop counter, which counts convolutions, linear layers and attention. NaN where the
+    model does not run on the meta device.
+    """
+    size = (model.pretrained_cfg or {}).get("input_size", (3, 224, 224))
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.device("meta"), torch.no_grad(), counter:
+            model.eval()(torch.zeros(1, *size))
+    except Exception:
+        return (float("nan"),) * 3
+    counts = counter.get_flop_counts()
+    top = type(model).__name__
+    flops = {name: sum(ops.values()) for name, ops in counts.items()}
+    total = flops.get("Global", 0)
+    if not total:
+        return (float("nan"),) * 3
+    by_units = by_all = 0.0
+    for f in found.branches:
+        left = {n.rpartition(".")[0]: s for n, s in share_left(f).items() if n.endswith("weight")}
+        units = sum(flops.get(f"{top}.{m}", 0) * (1 - s) for m, s in left.items())
+        by_units += units
+        if f.branch.remove is None:
+            by_all += units
+        else:
+            inside = [f"{top}.{join(f.block, x)}" for x in f.branch.layers if ":" not in x]
+            by_all += sum(flops.get(m, 0) for m in inside)
+    return total / 2, by_units / total, by_all / total
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -97,9 +135,15 @@ def page(table: pd.DataFrame) -> str:
     """docs/coverage.md."""
     counts = table.pivot_table(index="family", columns="kind", values="model", aggfunc="count")
     counts = counts.reindex(columns=list(KINDS)).fillna(0).astype(int)
-    shares = table.groupby("family")[["unit_params_share", "removable_params_share"]].median()
-    counts["median share of params: units"] = shares["unit_params_share"].map("{:.0%}".format)
-    counts["units and branches "] = shares["removable_params_share"].map("{:.0%}".format)
+    columns = {
+        "unit_params_share": "params, units",
+        "removable_params_share": "params, all",
+        "unit_macs_share": "MACs, units",
+        "removable_macs_share": "MACs, all",
+    }
+    shares = table.groupby("family")[list(columns)].median()
+    for column, title in columns.items():
+        counts[title] = [f"{x:.0%}" if x == x else "" for x in shares[column]]
     why = table[table.kind == "not gated"].groupby("family")["reason"].first()
     counts["why not"] = why.str.slice(0, 80)
     counts = counts.fillna("").sort_index()
@@ -117,8 +161,11 @@ def page(table: pd.DataFrame) -> str:
             "",
             summary(table) + ".",
             "",
-            "The shares are of a model's parameters: what goes when one unit a group is left, and "
-            "when every gate is closed. Families are timm's modules.",
+            "Families are timm's modules. The last columns are medians over a family: the share of "
+            "a model's parameters and multiply-adds that goes when one unit is left of every group "
+            "(units), and when every branch gate is closed besides (all). Multiply-adds are those "
+            "of convolutions, linear layers and attention; empty where a model does not run "
+            "without real memory.",
             "",
             *rows,
             "",
@@ -127,5 +174,4 @@ def page(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    assert list_modules()
     main()

@@ -40,12 +40,20 @@ def reach(model: nn.Module, found: Description) -> Reach:
     return Reach(total, sum(units.values()), sum(branch.values()), branch)
 
 
-def _by_units(model: nn.Module, found: Found) -> int:
-    """A tensor cut along two dimensions keeps the product of the two shares."""
+def share_left(found: Found) -> dict[str, float]:
+    """Tensor -> the share of it that is there when one unit is left of every group.
+
+    A tensor cut along two dimensions keeps the product of the two shares.
+    """
     left: dict[str, float] = defaultdict(lambda: 1.0)
     for group in found.branch.groups:
         for cut in group.slices:
             left[join(found.block, cut.tensor)] /= group.size
+    return left
+
+
+def _by_units(model: nn.Module, found: Found) -> int:
+    left = share_left(found)
     tensors = {name: get_tensor(model, name) for name in left}
     gone = sum(t.numel() * (1 - left[n]) for n, t in tensors.items() if isinstance(t, nn.Parameter))
     return round(gone)
