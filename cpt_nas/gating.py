@@ -167,10 +167,8 @@ def mount_units(
             _parametrize(model, join(found.block, cut.tensor), Fold(gate, cut.dim, cut.width))
         return []
     module = model.get_submodule(join(found.block, units.multiply))
-    where = (units.multiply_dim, units.multiply_width)
-    if units.multiply_input:
-        return [module.register_forward_pre_hook(MultiplyInput(gate, *where))]
-    return [module.register_forward_hook(Multiply(gate, *where))]
+    hook = MultiplyInput(gate, units.multiply_dim, units.multiply_width)
+    return [module.register_forward_pre_hook(hook)]
 
 
 def mount_branch(model: nn.Module, found: Found, gate: BernoulliGate, fold: bool) -> Handles:

@@ -47,10 +47,6 @@ class TensorArgument:
         return (batch_size, *shape) if self.batched else tuple(shape)
 
 
-class BatchSize:
-    """Stands for the batch size among the arguments of a function (``x.reshape(B, -1)``)."""
-
-
 @dataclass(frozen=True)
 class Operation:
     """What is executed, without its place in the network.
@@ -160,6 +156,8 @@ MODULE_TYPES: dict[type[nn.Module], ModuleType] = {
     nn.Tanh: ModuleType("tanh", (), _plain(nn.Tanh)),
 }
 DENSE_TYPES = ("conv2d", "linear")
+COPIES = ("reshape", "flatten", "contiguous", "clone")
+"""Functions that give the input's elements in another order in memory."""
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -227,8 +225,9 @@ def describe_call(
         )
 
     arguments = _map(argument, args)
-    if name in ("reshape", "view", "expand"):
-        arguments = _mark_batch_size(arguments, batch_size)
+    if name in COPIES:
+        # Only one that is no view is a layer: it copies its input, whatever shape comes out.
+        return Operation(name, make=lambda cin, cout: torch.clone, arguments=arguments[:1])
     return Operation(
         _plain_name(name),
         make=lambda cin, cout: function,
@@ -313,7 +312,7 @@ def build_operation(
     built = {id(argument): tensor(argument) for argument in operation.tensors()}
 
     def real(value: Any) -> Any:
-        return batch_size if value is BatchSize else built.get(id(value), value)
+        return built.get(id(value), value)
 
     args = _map(real, operation.arguments)
     kwargs = {key: _map(real, value) for key, value in operation.keywords}
@@ -369,15 +368,3 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_map(function, item) for item in value)
     return function(value)
-
-
-def _mark_batch_size(arguments: tuple[Any, ...], batch_size: int) -> tuple[Any, ...]:
-    """Put ``BatchSize`` for the leading size of a reshape, given flat or as one tuple."""
-    if len(arguments) > 1 and isinstance(arguments[1], (tuple, list)):
-        sizes = list(arguments[1])
-        if sizes and sizes[0] == batch_size:
-            sizes[0] = BatchSize
-        return (arguments[0], tuple(sizes), *arguments[2:])
-    if len(arguments) > 1 and arguments[1] == batch_size:
-        return (arguments[0], BatchSize, *arguments[2:])
-    return arguments

@@ -208,7 +208,9 @@ class _Recorder(TorchFunctionMode):
             fresh = set(call.parameters) - counted
             counted |= fresh
             spec = by_signature[signature]
-            params = _plain_params(spec, fresh) if fresh else 0
+            # A call reads what it is given; a module may have been parametrized since it was made.
+            called = call.name.rpartition(":")[1] == ":"
+            params = sum(p.numel() for p in fresh) if called else _plain_params(spec, fresh)
             specs.append(
                 replace(spec, name=name, params=params, activation_bytes=call.activation_bytes)
             )
@@ -282,9 +284,9 @@ class _AsModule(nn.Module):
 
 def _plain_params(spec: LayerSpec, fresh: set[nn.Parameter]) -> int:
     """Parameters of a plain layer like this one: a parametrization may have added its own."""
+    if not fresh:
+        return 0
     assert spec.operation is not None
-    if not spec.operation.is_module:
-        return sum(p.numel() for p in fresh)
     with torch.device("meta"):
         made = spec.operation.make(spec.in_channels, spec.out_channels)
     assert isinstance(made, nn.Module)

@@ -53,7 +53,6 @@ def attention(block: nn.Module) -> list[Branch] | Refusal:
         multiply="proj",
         multiply_dim=-1,
         multiply_width=width,
-        multiply_input=True,
         produced_by={n: width * p for n, p in makers.items()} | dict.fromkeys(CALLS, 1),
         consumed_by={"proj": width},
     )

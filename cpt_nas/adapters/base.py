@@ -52,10 +52,9 @@ class UnitGroup:
         slices: every tensor that loses entries when a unit goes.
         counts: every attribute that counts units.
         folds: the consumers' weights, multiplied by the gate (form (c)).
-        multiply: the module whose output is multiplied instead (form (a)).
+        multiply: the module whose input is multiplied instead (form (a)).
         multiply_dim: the units' dimension there.
         multiply_width: channels a unit there.
-        multiply_input: the module's input is multiplied, not its output.
         produced_by: layers whose output channels are the group's -> channels a unit.
         consumed_by: layers whose input channels are the group's -> channels a unit.
     """
@@ -71,7 +70,6 @@ class UnitGroup:
     consumed_by: dict[str, int]
     multiply_dim: int = 1
     multiply_width: int = 1
-    multiply_input: bool = False
 
 
 @dataclass(frozen=True)

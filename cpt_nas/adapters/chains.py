@@ -5,17 +5,19 @@ convolution or a linear layer) every channel goes its own way, so the first one'
 that can be cut: with them go their entries in whatever lies between and the second one's inputs.
 A convolution with groups in between makes whole groups of channels the units.
 
-The gate sits after the last norm, activation and grouped convolution, and before an SE: only then
-is a zero exactly a missing unit, in eval and in train mode.
+The gate sits where the units are read: behind the last norm, activation and grouped convolution,
+and before an SE. Only then is a zero exactly a missing unit, in eval and in train mode.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import timm.layers as tl
+import torch
 from timm.layers import activations, activations_me
 from timm.layers.conv_bn_act import ConvNormAct
 from timm.layers.squeeze_excite import SEModule
@@ -38,14 +40,19 @@ _NOT_ELEMENTWISE = (
     activation.GLU,
     activation.MultiheadAttention,
 )
+_EXCITES: dict[type[nn.Module], tuple[str, str]] = {
+    SqueezeExcite: ("conv_reduce", "conv_expand"),
+    SEModule: ("fc1", "fc2"),
+}
+CONTAINERS: dict[type[nn.Module], tuple[str, ...]] = {ConvNormAct: ("conv", "bn", "aa")}
+"""Classes that call their parts one after the other -> the parts, in order; families add theirs."""
 _DENSE = (nn.Conv2d, nn.Linear, tl.Conv2dSame)
 
 
 def is_silent(module: nn.Module | None) -> bool:
     """Whether it does nothing to what is timed or cut."""
-    return isinstance(module, _SILENT) or (
-        isinstance(module, nn.Sequential) and all(map(is_silent, module))
-    )
+    empty = isinstance(module, nn.Sequential) and all(map(is_silent, module))
+    return empty or isinstance(module, _SILENT)
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -58,6 +65,12 @@ def is_activation(module: nn.Module) -> bool:
     return type(module).__module__ in known
 
 
+def keeps_zero(module: nn.Module) -> bool:
+    """Whether an activation maps zero to zero."""
+    with torch.no_grad():
+        return float(copy.deepcopy(module).to("cpu")(torch.zeros(1))) == 0.0
+
+
 def is_dense(module: nn.Module) -> bool:
     """A plain convolution without groups, or a linear layer: inputs are just summed up."""
     return type(module) in _DENSE and getattr(module, "groups", 1) == 1
@@ -66,18 +79,19 @@ def is_dense(module: nn.Module) -> bool:
 def flatten(block: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     """The chain's leaf modules by name, containers opened, what does nothing left out."""
     for name in names:
-        module = block.get_submodule(name) if _has(block, name) else None
+        module = block.get_submodule(name) if has(block, name) else None
         if module is None or is_silent(module):
             continue
-        if type(module) is ConvNormAct:
-            yield from flatten(block, [f"{name}.{part}" for part in ("conv", "bn", "aa")])
-        elif type(module) is nn.Sequential:
+        if type(module) in CONTAINERS:
+            yield from flatten(block, [f"{name}.{part}" for part in CONTAINERS[type(module)]])
+        elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             yield from flatten(block, [f"{name}.{part}" for part, _ in module.named_children()])
         else:
             yield name, module
 
 
-def _has(block: nn.Module, name: str) -> bool:
+def has(block: nn.Module, name: str) -> bool:
+    """Whether the block holds a module of that (dotted) name; None does not count."""
     try:
         block.get_submodule(name)
     except AttributeError:
@@ -105,8 +119,8 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
             that are None are skipped.
 
     Returns:
-        The groups, named by the module that the gate follows, and why other units of the chain
-        cannot be cut ('' where all can).
+        The groups, named by the last norm or activation that they pass (by their layer where that
+        one is used twice), and why other units of the chain cannot be cut ('' where all can).
     """
     groups: list[UnitGroup] = []
     reasons: list[str] = []
@@ -116,6 +130,8 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
             if current is not None:
                 made = _close(block, current, name, module)
                 if isinstance(made, UnitGroup):
+                    if any(made.name == g.name for g in groups):
+                        made = replace(made, name=current.producer)
                     groups.append(made)
                 else:
                     reasons.append(made)
@@ -147,7 +163,7 @@ def _trouble(name: str, module: nn.Module, linear: bool) -> str:
         if isinstance(module, nn.GroupNorm) and module.num_groups == 1:
             return f"{name}: a norm over all the units"
         return ""
-    if type(module) in (nn.Conv2d, tl.Conv2dSame, SqueezeExcite, SEModule, tl.BlurPool2d):
+    if type(module) in (nn.Conv2d, tl.Conv2dSame, tl.BlurPool2d, *_EXCITES):
         return ""
     if isinstance(module, _POOLS) or is_activation(module):
         return ""
@@ -173,30 +189,32 @@ def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> Un
     build = _Builder(block, size)
     build.made(chain.producer)
     width = chain.channels // size
-    gate_at, gate_width, behind_se = chain.producer, width, False
+    last, multiply = chain.producer, ""
     for name, passed in chain.through:
-        if isinstance(passed, (SqueezeExcite, SEModule)):
+        if type(passed) in _EXCITES:
             build.excite(name, passed, width)
-            behind_se = True
+            multiply, multiply_width = name, width
             continue
         width = build.passed(name, passed, width)
         if isinstance(passed, (*_POOLS, tl.BlurPool2d)):
             continue
-        if behind_se:
+        if multiply and not (is_activation(passed) and keeps_zero(passed)):
             return f"{name}: stands between an SE and the layer that reads it"
-        gate_at, gate_width = name, width
+        last = last if multiply else name
     build.read(reader, inputs // size)
+    if not multiply:
+        multiply, multiply_width = reader, inputs // size
     kind = "groups" if size < chain.channels else "hidden" if chain.linear else "filters"
     return UnitGroup(
-        name=gate_at,
+        name=last,
         kind=kind,
         size=size,
         slices=tuple(build.slices),
         counts=tuple(build.counts),
         folds=tuple(build.folds),
-        multiply=gate_at,
+        multiply=multiply,
         multiply_dim=-1 if chain.linear else 1,
-        multiply_width=gate_width,
+        multiply_width=multiply_width,
         produced_by=build.produced,
         consumed_by=build.consumed,
     )
@@ -237,12 +255,10 @@ class _Builder:
 
     def excite(self, name: str, module: nn.Module, width: int) -> None:
         """A squeeze-and-excitation: reads the units, and scales them."""
-        reduce, expand = (
-            ("conv_reduce", "conv_expand") if isinstance(module, SqueezeExcite) else ("fc1", "fc2")
-        )
+        reduce, expand = _EXCITES[type(module)]
         self.read(f"{name}.{reduce}", width)
         self.made(f"{name}.{expand}")
-        calls = (":mean", ":amax", ":mul", ":mul#1", ":mul#2", ":add", ".gate")
+        calls = (".avg_pool", ":mean", ":amax", ":mul", ":mul#1", ":mul#2", ":add", ".gate")
         self.produced.update({f"{name}{call}": width for call in calls})
 
     def passed(self, name: str, module: nn.Module, width: int) -> int:

@@ -58,7 +58,7 @@ def glu_mlp(block: nn.Module) -> list[Branch] | Refusal:
         return Refusal("norm: a norm over all the units")
     linear = isinstance(block.fc1, nn.Linear)
     size = block.fc2.in_features if linear else block.fc2.in_channels
-    return within((_gated(block, size, ("fc1",), 2, linear),))
+    return within((gated_units(block, size, ("fc1",), 2),))
 
 
 @REGISTRY.add(SwiGLU)
@@ -67,30 +67,37 @@ def swiglu(block: nn.Module) -> list[Branch] | Refusal:
     assert isinstance(block, SwiGLU)
     if not is_silent(block.norm):
         return Refusal("norm: a norm over all the units")
-    return within((_gated(block, block.fc2.in_features, ("fc1_g", "fc1_x"), 1, True),))
+    return within((gated_units(block, block.fc2.in_features, ("fc1_g", "fc1_x"), 1),))
 
 
-def _gated(
-    block: nn.Module, size: int, makers: tuple[str, ...], parts: int, linear: bool
+def gated_units(
+    block: nn.Module, size: int, makers: tuple[str, ...], parts: int, reader: str = "fc2"
 ) -> UnitGroup:
-    """Hidden units of a gated Mlp: the product of value and gate is what fc2 reads."""
+    """Hidden units whose value is multiplied by a gate; the product is what ``reader`` reads.
+
+    Args:
+        size: the units.
+        makers: the layers that make values and gates.
+        parts: 2 where one layer makes both, stacked; 1 where each has its own.
+    """
+    linear = isinstance(block.get_submodule(reader), nn.Linear)
     made = "out_features" if linear else "out_channels"
-    read = Slice("fc2.weight", 1)
+    read = Slice(f"{reader}.weight", 1)
     biased = [m for m in makers if getattr(block.get_submodule(m), "bias", None) is not None]
     slices = [Slice(f"{m}.weight", 0, 1, parts) for m in makers]
     slices += [Slice(f"{m}.bias", 0, 1, parts) for m in biased]
     return UnitGroup(
-        name="drop1",
+        name="act",
         kind="hidden",
         size=size,
         slices=(*slices, read),
         counts=(
             *(Count(m, made, parts) for m in makers),
-            Count("fc2", "in_features" if linear else "in_channels"),
+            Count(reader, "in_features" if linear else "in_channels"),
         ),
         folds=(read,),
-        multiply="drop1",
+        multiply=reader,
         multiply_dim=-1 if linear else 1,
         produced_by=dict.fromkeys(makers, parts) | {"act": 1, ":mul": 1},
-        consumed_by={"fc2": 1},
+        consumed_by={reader: 1},
     )

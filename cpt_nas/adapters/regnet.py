@@ -1,25 +1,31 @@
-"""timm.models.regnet: Bottleneck. Its 3x3 convs have groups, so whole groups are the units."""
+"""timm.models.regnet: Bottleneck and its pre-activation form. Their 3x3 convs have groups, so whole
+groups are the units."""
 
 from __future__ import annotations
 
-from timm.models.regnet import Bottleneck
+from timm.models.regnet import Bottleneck, PreBottleneck
 from torch import nn
 
-from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
-from cpt_nas.adapters.chains import unit_groups
-from cpt_nas.adapters.residual import tail
-from cpt_nas.adapters.resnet import shortcut_remains
-
-CHAIN = ("conv1", "conv2", "se", "conv3")
-_remains = shortcut_remains("downsample", "act3")
+from cpt_nas.adapters.residual import chain_block
 
 
-@REGISTRY.add(Bottleneck)
-def bottleneck(block: nn.Module) -> list[Branch] | Refusal:
-    """conv1 - grouped conv2 - SE - conv3."""
-    groups, uncut = unit_groups(block, CHAIN)
-    if block.downsample is None:  # no shortcut at all
-        return [Branch("", groups, (), "conv3", (), None, "it has no shortcut", uncut)]
-    remove, nothing = _remains(block)
-    layers = (*CHAIN, "drop_path", ":add", *(("act3",) if nothing else ()))
-    return [Branch("", groups, tail(block, CHAIN), "conv3", layers, remove, uncut=uncut)]
+def _no_shortcut(block: nn.Module) -> str:
+    return "" if block.downsample is not None else "it has no shortcut"
+
+
+chain_block(
+    Bottleneck,
+    chain=("conv1", "conv2", "se", "conv3"),
+    shortcut="downsample",
+    act="act3",
+    nonnegative=True,
+    skip=_no_shortcut,
+)
+chain_block(
+    PreBottleneck,
+    chain=("conv1", "norm2", "conv2", "norm3", "se", "conv3"),
+    shortcut="downsample",
+    pre=("norm1",),
+    shortcut_after_pre="always",
+    skip=_no_shortcut,
+)

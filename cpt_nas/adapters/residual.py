@@ -1,95 +1,234 @@
-"""Blocks of the form ``x = x + branch(x)``, once or several times, each branch a chain of modules.
+"""The two forms that most residual blocks have, each branch a chain of modules.
 
-Covers the transformers and what is built like them. When branches go, :class:`Residuals` runs the
-ones that are left; the modules keep their names, so weights and cuts go on as before.
+``residual_block``: ``x = x + chain(x)``, once or several times: the transformers and what is built
+like them. When branches go, the block runs the ones that are left (:func:`run_chains`); its class and
+its modules stay, so weights and cuts go on as before.
+
+``chain_block``: ``act(chain(pre(x)) + shortcut(x))``: the ResNets. Without the branch, what is left
+of the shortcut stands in the block's place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import MethodType
+from typing import Any, Literal
 
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
-from cpt_nas.adapters.chains import flatten, is_silent, unit_groups
-
-Chain = tuple[str, ...]
+from cpt_nas.adapters.chains import flatten, has, is_silent, unit_groups
 
 
-class Residuals(nn.Module):
-    """The branches that are left of a block: ``x + chain(x)``, one after the other.
+@dataclass(frozen=True)
+class Via:
+    """A module that the block calls through a method of its own (windows cut out before)."""
 
-    Args:
-        block: the block, whose modules are taken over under their names.
-        chains: the names of the modules of each branch, in the order in which they are called.
-        informed: modules that are given the block's further arguments (an attention mask, rotary
-            embeddings). They are ignored where such a module is gone.
+    method: str
+    module: str
+
+
+Step = str | Via | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One branch: ``x = base(x) + steps(x)``.
+
+    Attributes:
+        steps: names of modules in calling order, or of parameters that scale; methods; functions.
+        base: the module that the skip connection passes; '' where it is the input itself.
+        calls: functions that the block calls for this branch alone, as ':roll'.
     """
 
-    def __init__(self, block: nn.Module, chains: Sequence[Chain], informed: Chain = ()) -> None:
-        super().__init__()
-        self.chains = tuple(tuple(c) for c in chains)
-        self.informed = informed
-        for name, module in block.named_children():
-            if any(name in chain for chain in self.chains):
-                self.add_module(name, module)
+    steps: tuple[Step, ...]
+    base: str = ""
+    calls: tuple[str, ...] = ()
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the block's: the shape stays."""
-        for chain in self.chains:
-            y = x
-            for name in chain:
-                module = getattr(self, name)
-                y = module(y, *args, **kwargs) if name in self.informed else module(y)
-            x = x + y
-        return x
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modules and parameters."""
+        named = [s.module if isinstance(s, Via) else s for s in self.steps]
+        return tuple(s for s in named if isinstance(s, str))
 
 
-def residual_block(cls: type[nn.Module], *chains: Chain, informed: Chain = ()) -> None:
-    """Register a block class whose forward is ``x = x + chain(x)`` for each chain in turn.
+def run_chains(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward pass of a block some of whose branches are gone; the shape stays.
+
+    Further arguments go to the modules that the block hands them to, and are ignored where those
+    are gone.
+    """
+    chains, informed, after = block.left_chains
+    for chain in chains:
+        y = x
+        for step in chain.steps:
+            if isinstance(step, Via):
+                y = getattr(block, step.method)(y)
+            elif isinstance(step, str):
+                part = getattr(block, step)
+                if isinstance(part, nn.Module):
+                    y = part(y, *args, **kwargs) if step in informed else part(y)
+                else:
+                    y = part * y
+            else:
+                y = step(y)
+        x = getattr(block, chain.base)(x) if chain.base else x
+        x = x + y if chain.steps else x
+    return getattr(block, after)(x) if after else x
+
+
+def residual_block(
+    cls: type[nn.Module],
+    *chains: Chain | tuple[Step, ...],
+    informed: tuple[str, ...] = (),
+    after: str = "",
+) -> None:
+    """Register a block class whose forward is ``x = base(x) + steps(x)`` for each chain in turn.
+
+    Without one of its branches a block stays what it is, but runs the chains that are left.
 
     Args:
         cls: the class, exactly.
-        chains: of each branch the names of its modules in calling order, the drop path last. Ones
-            that the block lacks, or that are None, are skipped.
+        chains: the branches, in order. Modules that the block lacks, or that are None, are skipped.
         informed: modules that take the block's further arguments.
+        after: a module behind the last addition.
     """
+    given = [c if isinstance(c, Chain) else Chain(c) for c in chains]
 
     def adapter(block: nn.Module) -> list[Branch] | Refusal:
-        present = [
-            tuple(n for n in chain if getattr(block, n, None) is not None) for chain in chains
-        ]
-        return [residual_branch(block, present, index, informed) for index in range(len(present))]
+        held = [replace(c, steps=tuple(s for s in c.steps if _held(block, s))) for c in given]
+        end = after if after and not is_silent(getattr(block, after)) else ""
+        return [_branch(block, held, index, informed, end) for index in range(len(held))]
 
     REGISTRY.add(cls)(adapter)
 
 
-def residual_branch(
-    block: nn.Module, chains: Sequence[Chain], index: int, informed: Chain = ()
+def _held(block: nn.Module, step: Step) -> bool:
+    return not isinstance(step, str) or getattr(block, step, None) is not None
+
+
+def _branch(
+    block: nn.Module, chains: Sequence[Chain], index: int, informed: tuple[str, ...], after: str
 ) -> Branch:
     """One branch of such a block, named after the module that does the work in it."""
-    chain = tuple(chains[index])
-    add = ":add" if index == 0 else f":add#{index}"
+    chain = chains[index]
+    modules = [n for n in chain.names if isinstance(getattr(block, n), nn.Module)]
+    scales = [n for n in chain.names if n not in modules]
+    alone = [n for n in modules if sum(n in c.names for c in chains) == 1]
 
-    def remove(now: nn.Module) -> nn.Module:
-        held = now.chains if isinstance(now, Residuals) else chains
-        left = [c for c in held if tuple(c) != chain]
-        return Residuals(now, left, informed) if left else Residuals(now, ())
+    def remove(now: Any) -> nn.Module:
+        held = now.left_chains[0] if "left_chains" in now.__dict__ else tuple(chains)
+        left = [replace(c, steps=()) if c == chain else c for c in held]
+        left = [c for c in left if c.steps or (c.base and not is_silent(getattr(now, c.base)))]
+        for name in (*alone, *scales):
+            delattr(now, name)
+        now.left_chains = (tuple(left), informed, after)
+        now.forward = MethodType(run_chains, now)
+        module: nn.Module = now
+        return module
 
-    groups, uncut = unit_groups(block, chain)
+    groups, uncut = unit_groups(block, modules)
+    # Of what the block itself calls, the scalings and additions of all its branches are in order.
+    scaled = [bool([n for n in c.names if n in _scales(block, c)]) for c in chains]
+    calls = [_nth(":add", index)]
+    calls += [_nth(":mul", sum(scaled[:index]))] if scaled[index] else []
     return Branch(
-        name=_work_of(block, chain) if len(chains) > 1 else "",
+        name=_work_of(block, modules) if len(chains) > 1 else "",
         groups=groups,
-        folds=tail(block, chain),
-        multiply=chain[-1],
-        layers=(*chain, add),
+        folds=(scales[0],) if scales else tail(block, modules),
+        multiply=alone[-1],
+        layers=(*alone, *scales, *calls, *chain.calls),
         remove=remove,
         uncut=uncut,
     )
 
 
-def _work_of(block: nn.Module, chain: Chain) -> str:
+def _scales(block: nn.Module, chain: Chain) -> list[str]:
+    return [n for n in chain.names if isinstance(getattr(block, n), nn.Parameter)]
+
+
+def _nth(call: str, index: int) -> str:
+    return call if index == 0 else f"{call}#{index}"
+
+
+def chain_block(
+    *classes: type[nn.Module],
+    chain: Sequence[str],
+    shortcut: str = "",
+    act: str = "",
+    pre: Sequence[str] = (),
+    shortcut_after_pre: Literal["never", "if projected", "always"] = "never",
+    nonnegative: bool = False,
+    skip: Callable[[nn.Module], str] = lambda block: "",
+    extra: Sequence[str] = (),
+    scale: str = "",
+    parallel: str = "",
+) -> None:
+    """Register classes that compute ``act(chain(pre(x)) + shortcut(x))``.
+
+    Args:
+        classes: exact classes.
+        chain: the branch's modules in calling order, without the drop path.
+        shortcut: the attribute that holds the shortcut's projection; where it is missing, None or
+            an identity, the shortcut is the input.
+        act: the module behind the addition.
+        pre: modules in front of the branch.
+        shortcut_after_pre: whether the shortcut, too, starts behind ``pre``.
+        nonnegative: the input comes from a ReLU, so that a ReLU behind the addition has nothing
+            left to do when the branch is gone.
+        skip: block -> why it has no skip connection; '' where it has one.
+        extra: further layers that go with the branch: parameters, calls.
+        scale: the parameter by which the block itself scales the branch, where it has one.
+        parallel: why the chain's units cannot be cut although its modules are known; ''
+            where they are really called one after the other.
+    """
+
+    def adapter(block: nn.Module) -> list[Branch] | Refusal:
+        here = [n for n in chain if has(block, n)]
+        groups, uncut = ((), parallel) if parallel else unit_groups(block, here)
+        without = skip(block)
+        if without:
+            if not groups:
+                return Refusal(uncut or f"{without}, and no units inside")
+            return [Branch("", groups, (), "", (), None, without, uncut)]
+        projected = bool(shortcut) and has(block, shortcut)
+        projected = projected and not is_silent(block.get_submodule(shortcut))
+        kept = [n for n in pre if has(block, n)]
+        shared = shortcut_after_pre == "always" or (
+            shortcut_after_pre == "if projected" and projected
+        )
+        last = block.get_submodule(act) if act else nn.Identity()
+        done = is_silent(last) or (nonnegative and isinstance(last, nn.ReLU) and not projected)
+        remains = [*(kept if shared else ()), *([shortcut] if projected else ())]
+        remains += [] if done else [act]
+
+        def remove(now: nn.Module) -> nn.Module:
+            if not remains:
+                return nn.Identity()
+            left = OrderedDict((n, now.get_submodule(n)) for n in remains)
+            if not projected and act in left:  # it must not overwrite the block's input
+                left[act] = copy.deepcopy(left[act])
+                for module in left[act].modules():
+                    if hasattr(module, "inplace"):
+                        module.inplace = False
+            return nn.Sequential(left)
+
+        drop = [n for n in ("drop_path",) if isinstance(getattr(block, n, None), nn.Module)]
+        layers = (*here, *(() if shared else kept), *drop, ":add", *extra)
+        layers += (act,) if act and done else ()
+        multiply = [*here, *drop][-1]
+        scaled = scale and getattr(block, scale, None) is not None
+        folds = (scale,) if scaled else tail(block, here)
+        return [Branch("", groups, folds, multiply, layers, remove, uncut=uncut)]
+
+    REGISTRY.add(*classes)(adapter)
+
+
+def _work_of(block: nn.Module, chain: Sequence[str]) -> str:
     """The module with the most parameters."""
     return max(chain, key=lambda n: sum(p.numel() for p in block.get_submodule(n).parameters()))
 
@@ -104,16 +243,15 @@ def tail(block: nn.Module, chain: Sequence[str]) -> tuple[str, ...]:
     if not leaves:
         return ()
     name, module = leaves[-1]
-    for inner in ("fc2", "proj"):
-        if isinstance(getattr(module, inner, None), (nn.Linear, nn.Conv2d)):
+    for inner, classes in (("fc2", ("Mlp", "SwiGLU")), ("proj", ("Att", "XCA"))):
+        found = isinstance(getattr(module, inner, None), (nn.Linear, nn.Conv2d))
+        if found and any(c in type(module).__name__ for c in classes):
             name, module = f"{name}.{inner}", getattr(module, inner)
             break
     if type(module).__name__ in ("LayerScale", "LayerScale2d"):
         return (f"{name}.gamma",)
-    linear = isinstance(module, (nn.Linear, nn.Conv2d)) or _is_plain_norm(module)
+    linear = type(module) in (nn.Linear, nn.Conv2d, Conv2dSame) or _is_plain_norm(module)
     if not linear or getattr(module, "weight", None) is None:
-        return ()
-    if "Std" in type(module).__name__:  # a standardised weight forgets its scale
         return ()
     return tuple(f"{name}.{t}" for t in ("weight", "bias") if getattr(module, t, None) is not None)
 

@@ -31,15 +31,8 @@ CASES = sorted(FAMILIES)
 def build(family: str) -> nn.Module:
     name, kwargs, _ = FAMILIES[family]
     torch.manual_seed(0)
-    kwargs = {"num_classes": 5, "drop_rate": 0.0, **sized(family), **kwargs}
+    kwargs = {"num_classes": 5, "drop_rate": 0.0, **kwargs}
     return randomize_all(timm.create_model(name, **kwargs)).double()
-
-
-def sized(family: str) -> dict[str, Any]:
-    """img_size for the models that must be told."""
-    name, _, size = FAMILIES[family]
-    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
-    return {"img_size": size} if fixed else {}
 
 
 def pictures(family: str) -> torch.Tensor:
@@ -75,7 +68,7 @@ def test_open_gates_are_the_plain_model(family: str, fold: bool) -> None:
 def test_masked_is_cut_now_and_after_a_step(family: str, fold: bool) -> None:
     """Random masks; in one of two worlds the network is cut before the step, in one it is not."""
     x, y = pictures(family), torch.tensor([0, 1, 2, 3])
-    finals = []
+    finals, first = [], 0.0
     for cutting in (False, True):
         model = build(family)
         search = attach(model, family, fold=fold)
@@ -88,6 +81,10 @@ def test_masked_is_cut_now_and_after_a_step(family: str, fold: bool) -> None:
             assert held == {id(p) for p in model.parameters()}
         outputs = [model.eval()(x), model.train()(x)]
         nn.functional.cross_entropy(outputs[1], y).backward()
+        # A step of about the same size in every family: batch norms over few values amplify.
+        largest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+        first = first or largest
+        optimizer.param_groups[0]["lr"] = min(0.01, 0.01 / first)
         optimizer.step()
         outputs.append(model(x))
         if cutting:
@@ -123,7 +120,7 @@ def test_cost_is_the_count_of_the_cut_network(family: str) -> None:
 @pytest.mark.parametrize("family", CASES)
 def test_exported_and_reloaded_with_timms_conveniences(family: str, tmp_path) -> None:
     name, kwargs, _ = FAMILIES[family]
-    kwargs = {"num_classes": 5, **sized(family), **kwargs}
+    kwargs = {"num_classes": 5, **kwargs}
     torch.manual_seed(0)
     model = randomize_all(timm.create_model(name, **kwargs))
     x = pictures(family).float()

@@ -1,0 +1,9 @@
+"""timm.models.convmixer: the residual depthwise convolutions."""
+
+from __future__ import annotations
+
+from timm.models.convmixer import Residual
+
+from cpt_nas.adapters.residual import chain_block
+
+chain_block(Residual, chain=("fn",))

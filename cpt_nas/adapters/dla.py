@@ -1,0 +1,48 @@
+"""timm.models.dla: blocks that may be given their shortcut by the tree they stand in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.dla import DlaBasic, DlaBottle2neck, DlaBottleneck
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
+from cpt_nas.adapters.chains import unit_groups
+
+_CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
+    DlaBasic: ("conv1", "bn1", "relu", "conv2", "bn2"),
+    DlaBottleneck: ("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3"),
+    DlaBottle2neck: ("conv3", "bn3"),
+}
+
+
+class _Shortcut(nn.Module):
+    """relu(shortcut), what is left of a block."""
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, children: Any = None) -> Tensor:
+        """As the block's."""
+        return functional.relu(x if shortcut is None else shortcut)
+
+
+@REGISTRY.add(*_CHAINS)
+def dla_block(block: nn.Module) -> list[Branch] | Refusal:
+    """conv1 - conv2 (- conv3); in Res2Net's form the middle is split, so its units stay."""
+    chain = _CHAINS[type(block)]
+    groups, uncut = unit_groups(block, chain)
+    layers: tuple[str, ...] = tuple(dict.fromkeys(n for n in chain if n != "relu"))
+    if isinstance(block, DlaBottle2neck):
+        uncut = "its channels are split and joined again"
+        layers += ("conv1", "bn1", "convs", "bns", "pool", ":cat")
+        adds = len(block.convs) - 1 if not block.is_first else 0  # type: ignore[arg-type]
+        layers += tuple(":add" + (f"#{i}" if i else "") for i in range(adds + 1))
+    else:
+        layers += (":add",)
+    norm = chain[-1]
+
+    def remove(now: nn.Module) -> nn.Module:
+        return _Shortcut()
+
+    folds = (f"{norm}.weight", f"{norm}.bias")
+    return [Branch("", groups, folds, norm, layers, remove, uncut=uncut)]

@@ -1,0 +1,32 @@
+"""timm.models.resnetv2: pre-activation blocks, and a post-activation one.
+
+With batch norm all filters can be cut. BiT's weights are standardised over their inputs: its
+units stay.
+"""
+
+from __future__ import annotations
+
+from timm.models.resnetv2 import Bottleneck, PreActBasic, PreActBottleneck
+
+from cpt_nas.adapters.residual import chain_block
+
+chain_block(
+    PreActBasic,
+    chain=("conv1", "norm2", "conv2"),
+    shortcut="downsample",
+    pre=("norm1",),
+    shortcut_after_pre="if projected",
+)
+chain_block(
+    PreActBottleneck,
+    chain=("conv1", "norm2", "conv2", "norm3", "conv3"),
+    shortcut="downsample",
+    pre=("norm1",),
+    shortcut_after_pre="if projected",
+)
+chain_block(
+    Bottleneck,
+    chain=("conv1", "norm1", "conv2", "norm2", "conv3", "norm3"),
+    shortcut="downsample",
+    act="act3",
+)
