@@ -83,6 +83,8 @@ class LayerSpec:
     @property
     def params_coefficients(self) -> Coefficients:
         """Parameters as a function of the widths, exact at every width."""
+        if self.form == "channel" and self.params % self.in_channels:
+            return Coefficients(const=self.params)  # a scale that all channels share
         if not self.bias or not self.params:
             return self._proportional(self.params)
         weights = self._proportional(self.params - self.out_channels)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from hwprofiles.layers import LayerSpec, build
@@ -92,6 +93,7 @@ class _Call:
     out_channels: int
     parameters: list[nn.Parameter]
     activation_bytes: int
+    parametrized: bool = False
 
 
 class _Recorder(TorchFunctionMode):
@@ -142,6 +144,7 @@ class _Recorder(TorchFunctionMode):
         operation = describe_module(module, kind, x, axis)
         parameters = list(module.parameters())
         self._add(name, operation, x.shape[axis], y.shape[axis], parameters, y)
+        self.calls[-1].parametrized = parametrize.is_parametrized(module)
         _set_channel_axis(y, axis)
 
     def __torch_function__(
@@ -208,9 +211,8 @@ class _Recorder(TorchFunctionMode):
             fresh = set(call.parameters) - counted
             counted |= fresh
             spec = by_signature[signature]
-            # A call reads what it is given; a module may have been parametrized since it was made.
-            called = call.name.rpartition(":")[1] == ":"
-            params = sum(p.numel() for p in fresh) if called else _plain_params(spec, fresh)
+            whole = call.parametrized and fresh
+            params = _plain_params(spec) if whole else sum(p.numel() for p in fresh)
             specs.append(
                 replace(spec, name=name, params=params, activation_bytes=call.activation_bytes)
             )
@@ -282,10 +284,8 @@ class _AsModule(nn.Module):
         return self.function(x)
 
 
-def _plain_params(spec: LayerSpec, fresh: set[nn.Parameter]) -> int:
-    """Parameters of a plain layer like this one: a parametrization may have added its own."""
-    if not fresh:
-        return 0
+def _plain_params(spec: LayerSpec) -> int:
+    """Parameters of a plain layer like this one, without what its parametrization added."""
     assert spec.operation is not None
     with torch.device("meta"):
         made = spec.operation.make(spec.in_channels, spec.out_channels)

@@ -1,8 +1,8 @@
 """The two forms that most residual blocks have, each branch a chain of modules.
 
 ``residual_block``: ``x = x + chain(x)``, once or several times: the transformers and what is built
-like them. When branches go, the block runs the ones that are left (:func:`run_chains`); its class and
-its modules stay, so weights and cuts go on as before.
+like them. When branches go, the block runs the ones that are left (:func:`run_chains`); its class
+and its modules stay, so weights and cuts go on as before.
 
 ``chain_block``: ``act(chain(pre(x)) + shortcut(x))``: the ResNets. Without the branch, what is left
 of the shortcut stands in the block's place.
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import flatten, has, is_silent, unit_groups
@@ -67,7 +68,8 @@ def run_chains(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = x
         for step in chain.steps:
             if isinstance(step, Via):
-                y = getattr(block, step.method)(y)
+                method = getattr(block, step.method)
+                y = method(y, *args, **kwargs) if step.module in informed else method(y)
             elif isinstance(step, str):
                 part = getattr(block, step)
                 if isinstance(part, nn.Module):
@@ -101,6 +103,7 @@ def residual_block(
 
     def adapter(block: nn.Module) -> list[Branch] | Refusal:
         held = [replace(c, steps=tuple(s for s in c.steps if _held(block, s))) for c in given]
+        held = [c for c in held if any(_parameters(block, n) for n in c.names)]
         end = after if after and not is_silent(getattr(block, after)) else ""
         return [_branch(block, held, index, informed, end) for index in range(len(held))]
 
@@ -125,6 +128,8 @@ def _branch(
         left = [replace(c, steps=()) if c == chain else c for c in held]
         left = [c for c in left if c.steps or (c.base and not is_silent(getattr(now, c.base)))]
         for name in (*alone, *scales):
+            if parametrize.is_parametrized(now, name):
+                parametrize.remove_parametrizations(now, name, leave_parametrized=False)
             delattr(now, name)
         now.left_chains = (tuple(left), informed, after)
         now.forward = MethodType(run_chains, now)
@@ -230,7 +235,14 @@ def chain_block(
 
 def _work_of(block: nn.Module, chain: Sequence[str]) -> str:
     """The module with the most parameters."""
-    return max(chain, key=lambda n: sum(p.numel() for p in block.get_submodule(n).parameters()))
+    return max(chain, key=lambda n: _parameters(block, n))
+
+
+def _parameters(block: nn.Module, name: str) -> int:
+    """How many the module or parameter of that name holds."""
+    part = getattr(block, name)
+    held = part.parameters() if isinstance(part, nn.Module) else [part]
+    return sum(p.numel() for p in held)
 
 
 def tail(block: nn.Module, chain: Sequence[str]) -> tuple[str, ...]:

@@ -66,17 +66,50 @@ CONVOLUTIONAL: Families = {
 }
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
-SWIN = {"img_size": 32, "embed_dim": 16, "depths": [2, 1], "num_heads": [2, 4]}
-MIXER = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_blocks": 2}
-METAFORMER = {"dims": [16, 16, 32, 32], "depths": [1, 1, 1, 1]}
+QKNORM = {"img_size": 32, "init_values": 0.5, "qk_norm": True}
+LEVIT = {"img_size": 64, "embed_dim": [16, 16, 32], "num_heads": [2, 2, 4], "depth": [1, 1, 1]}
+CONVIT = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 4}
+SWIN = {"embed_dim": 16, "depths": [2, 1], "num_heads": [2, 4]}
+SWIN |= {"img_size": 32, "patch_size": 2, "window_size": 4}
 
 TRANSFORMERS: Families = {
     "vit": ("test_vit", {"img_size": 32}, 32),
-    "vit_layerscale_qknorm": (
-        "test_vit",
-        {"img_size": 32, "init_values": 0.5, "qk_norm": True},
-        32,
-    ),
+    "vit_layerscale_qknorm": ("test_vit", QKNORM, 32),
+    "vit_post": ("cpt_tiny_vit_post", {"img_size": 32}, 32),
+    "eva": ("eva_giant_patch14_224", SMALL | {"img_size": 28, "mlp_ratio": 2.0}, 28),
+    "eva02": ("eva02_tiny_patch14_224", SMALL | {"img_size": 28}, 28),
+    "eva02_sub_ln": ("eva02_base_patch14_224", SMALL | {"img_size": 28}, 28),
+    "eva_rope": ("vit_small_patch16_dinov3", SMALL | {"img_size": 32}, 32),
+    "eva_rope_mixed": ("vit_small_patch16_rope_224", SMALL | {"img_size": 32}, 32),
+    "beit": ("beit_base_patch16_224", SMALL | {"img_size": 32}, 32),
+    "maxvit": ("test_maxvit", {"img_size": 64}, 64),
+    "coatnet": ("test_coatnet", {"img_size": 64}, 64),
+    "xcit": ("xcit_nano_12_p8_224", SMALL, 32),
+    "levit": ("levit_128s", LEVIT, 64),
+    "poolformer": ("cpt_tiny_poolformer", {}, 64),
+    "caformer": ("cpt_tiny_caformer", {}, 64),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN, 32),
+    "swinv2": ("swinv2_tiny_window8_256", SWIN, 32),
+    "swinv2_cr": ("swinv2_cr_tiny_ns_224", SWIN, 32),
+    "mixer": ("cpt_tiny_mixer", {"img_size": 32}, 32),
+    "resmlp": ("cpt_tiny_resmlp", {"img_size": 32}, 32),
+    "gmlp": ("cpt_tiny_gmlp", {"img_size": 32}, 32),
+    "focalnet": ("cpt_tiny_focalnet", {}, 64),
+    "focalnet_post": ("cpt_tiny_focalnet_post", {}, 64),
+    "cait": ("cait_xxs24_224", SMALL | {"img_size": 32}, 32),
+    "convit": ("convit_tiny", CONVIT, 32),
+    "efficientformer": ("cpt_tiny_efficientformer", {}, 224),
+    "efficientformerv2": ("efficientformerv2_s0", {"img_size": 64}, 64),
+    "gcvit": ("cpt_tiny_gcvit", {"img_size": 64}, 64),
+    "mobilevitv2": ("mobilevitv2_050", {}, 64),
+    "nest": ("cpt_tiny_nest", {"img_size": 32}, 32),
+    "pvt": ("cpt_tiny_pvt", {}, 64),
+    "twins": ("cpt_tiny_twins", {"img_size": 64}, 64),
+    "visformer": ("cpt_tiny_visformer", {"img_size": 64}, 64),
+    "volo": ("cpt_tiny_volo", {"img_size": 64}, 64),
+    "tiny_vit": ("cpt_tiny_tinyvit", {}, 64),
+    "vit_relpos": ("test_vit_relpos", {"img_size": 32}, 32),
+    "vit_relpos_post": ("vit_relpos_small_patch16_rpn_224", SMALL | {"img_size": 32}, 32),
 }
 
 FAMILIES = CONVOLUTIONAL | TRANSFORMERS

@@ -15,6 +15,7 @@ import torch
 from families import FAMILIES
 from networks import randomize_all
 from test_search import close, close_some, fix_masks
+from timm.layers import DropPath
 from torch import nn
 
 import cpt_nas
@@ -32,7 +33,13 @@ def build(family: str) -> nn.Module:
     name, kwargs, _ = FAMILIES[family]
     torch.manual_seed(0)
     kwargs = {"num_classes": 5, "drop_rate": 0.0, **kwargs}
-    return randomize_all(timm.create_model(name, **kwargs)).double()
+    model = randomize_all(timm.create_model(name, **kwargs)).double()
+    for module in model.modules():  # nothing random in train mode
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return model
 
 
 def pictures(family: str) -> torch.Tensor:
