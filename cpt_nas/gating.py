@@ -137,7 +137,6 @@ def renamed(group: UnitGroup, prefix: str) -> UnitGroup:
         slices=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.slices),
         folds=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.folds),
         counts=tuple(replace(c, module=join(prefix, c.module)) for c in group.counts),
-        multiply=join(prefix, group.multiply),
         produced_by=layers(group.produced_by),
         consumed_by=layers(group.consumed_by),
     )
@@ -160,15 +159,19 @@ Handles = list[RemovableHandle]
 def mount_units(
     model: nn.Module, found: Found, group: str, gate: BernoulliGate, fold: bool
 ) -> Handles:
-    """Put a unit gate in place, folded into the consumers or as a multiplying hook."""
+    """Put a unit gate in place, folded into its readers or multiplying their inputs."""
     (units,) = [g for g in found.branch.groups if g.name == group]
-    if fold and units.folds:
+    if fold:
         for cut in units.folds:
             _parametrize(model, join(found.block, cut.tensor), Fold(gate, cut.dim, cut.width))
         return []
-    module = model.get_submodule(join(found.block, units.multiply))
-    hook = MultiplyInput(gate, units.multiply_dim, units.multiply_width)
-    return [module.register_forward_pre_hook(hook)]
+    handles = []
+    for cut in units.folds:
+        reader = model.get_submodule(join(found.block, cut.tensor.rpartition(".")[0]))
+        dim = -1 if isinstance(reader, nn.Linear) else 1
+        hook = MultiplyInput(gate, dim, cut.width)
+        handles.append(reader.register_forward_pre_hook(hook))
+    return handles
 
 
 def mount_branch(model: nn.Module, found: Found, gate: BernoulliGate, fold: bool) -> Handles:

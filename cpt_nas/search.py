@@ -342,7 +342,7 @@ class Search:
                 alive = int((theta > threshold).sum())
                 if alive == 0 and gate is not None:
                     gone = True
-                width = group.multiply_width
+                width = group.width
                 count = min(len(theta), _round_up(max(alive, 1) * width, self.channel_step, width))
                 if count < len(theta):
                     order = theta.sort(descending=True, stable=True).indices

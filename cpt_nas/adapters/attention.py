@@ -50,9 +50,6 @@ def attention(block: nn.Module) -> list[Branch] | Refusal:
         slices=(*slices, read),
         counts=tuple(counts),
         folds=(read,),
-        multiply="proj",
-        multiply_dim=-1,
-        multiply_width=width,
         produced_by={n: width * p for n, p in makers.items()} | dict.fromkeys(CALLS, 1),
         consumed_by={"proj": width},
     )

@@ -51,10 +51,8 @@ class UnitGroup:
         size: K, the number of units.
         slices: every tensor that loses entries when a unit goes.
         counts: every attribute that counts units.
-        folds: the consumers' weights, multiplied by the gate (form (c)).
-        multiply: the module whose input is multiplied instead (form (a)).
-        multiply_dim: the units' dimension there.
-        multiply_width: channels a unit there.
+        folds: the readers' weights, multiplied by the gate (form (c)); multiplying the readers'
+            inputs is the same function (form (a)).
         produced_by: layers whose output channels are the group's -> channels a unit.
         consumed_by: layers whose input channels are the group's -> channels a unit.
     """
@@ -65,11 +63,13 @@ class UnitGroup:
     slices: tuple[Slice, ...]
     counts: tuple[Count, ...]
     folds: tuple[Slice, ...]
-    multiply: str
     produced_by: dict[str, int]
     consumed_by: dict[str, int]
-    multiply_dim: int = 1
-    multiply_width: int = 1
+
+    @property
+    def width(self) -> int:
+        """Channels a unit in the first of the layers that make them."""
+        return self.slices[0].width
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def rep_block(block: nn.Module) -> list[Branch] | Refusal:
     convs = ["conv_1x1", "conv_kxk"] if isinstance(block, RepVggBlock) else ["conv_scale"]
     convs = [c for c in convs if getattr(block, c) is not None]
     if isinstance(block, MobileOneBlock):
-        convs += [f"conv_kxk.{i}" for i in range(len(block.conv_kxk))]  # type: ignore[arg-type]
+        convs += [f"conv_kxk.{i}" for i in range(len(block.conv_kxk))]
     folds = tuple(tensor for conv in convs for tensor in tail(block, (conv,)))
     # The first addition joins two convolutions, or is to a plain 0.
     adds = tuple(":add" + (f"#{i}" if i else "") for i in range(len(convs) + 1))

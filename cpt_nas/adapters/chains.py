@@ -5,19 +5,18 @@ convolution or a linear layer) every channel goes its own way, so the first one'
 that can be cut: with them go their entries in whatever lies between and the second one's inputs.
 A convolution with groups in between makes whole groups of channels the units.
 
-The gate sits where the units are read: behind the last norm, activation and grouped convolution,
-and before an SE. Only then is a zero exactly a missing unit, in eval and in train mode.
+The gate sits where the units are read: in the second layer, and in the SE that reads them, too, if
+there is one. Then nothing of a closed unit is seen anywhere, in eval and in train mode: it is
+exactly a missing one.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import timm.layers as tl
-import torch
 from timm.layers import activations, activations_me
 from timm.layers.conv_bn_act import ConvNormAct
 from timm.layers.squeeze_excite import SEModule
@@ -63,12 +62,6 @@ def is_activation(module: nn.Module) -> bool:
         return all(p.numel() == 1 for p in module.parameters())
     known = (activation.__name__, activations.__name__, activations_me.__name__)
     return type(module).__module__ in known
-
-
-def keeps_zero(module: nn.Module) -> bool:
-    """Whether an activation maps zero to zero."""
-    with torch.no_grad():
-        return float(copy.deepcopy(module).to("cpu")(torch.zeros(1))) == 0.0
 
 
 def is_dense(module: nn.Module) -> bool:
@@ -189,21 +182,15 @@ def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> Un
     build = _Builder(block, size)
     build.made(chain.producer)
     width = chain.channels // size
-    last, multiply = chain.producer, ""
+    last = chain.producer
     for name, passed in chain.through:
         if type(passed) in _EXCITES:
             build.excite(name, passed, width)
-            multiply, multiply_width = name, width
             continue
         width = build.passed(name, passed, width)
-        if isinstance(passed, (*_POOLS, tl.BlurPool2d)):
-            continue
-        if multiply and not (is_activation(passed) and keeps_zero(passed)):
-            return f"{name}: stands between an SE and the layer that reads it"
-        last = last if multiply else name
+        if not isinstance(passed, (*_POOLS, tl.BlurPool2d)):
+            last = name
     build.read(reader, inputs // size)
-    if not multiply:
-        multiply, multiply_width = reader, inputs // size
     kind = "groups" if size < chain.channels else "hidden" if chain.linear else "filters"
     return UnitGroup(
         name=last,
@@ -212,9 +199,6 @@ def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> Un
         slices=tuple(build.slices),
         counts=tuple(build.counts),
         folds=tuple(build.folds),
-        multiply=multiply,
-        multiply_dim=-1 if chain.linear else 1,
-        multiply_width=multiply_width,
         produced_by=build.produced,
         consumed_by=build.consumed,
     )

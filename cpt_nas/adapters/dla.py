@@ -35,7 +35,7 @@ def dla_block(block: nn.Module) -> list[Branch] | Refusal:
     if isinstance(block, DlaBottle2neck):
         uncut = "its channels are split and joined again"
         layers += ("conv1", "bn1", "convs", "bns", "pool", ":cat")
-        adds = len(block.convs) - 1 if not block.is_first else 0  # type: ignore[arg-type]
+        adds = len(block.convs) - 1 if not block.is_first else 0
         layers += tuple(":add" + (f"#{i}" if i else "") for i in range(adds + 1))
     else:
         layers += (":add",)

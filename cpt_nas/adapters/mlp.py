@@ -96,8 +96,6 @@ def gated_units(
             Count(reader, "in_features" if linear else "in_channels"),
         ),
         folds=(read,),
-        multiply=reader,
-        multiply_dim=-1 if linear else 1,
         produced_by=dict.fromkeys(makers, parts) | {"act": 1, ":mul": 1},
         consumed_by={reader: 1},
     )

@@ -34,7 +34,7 @@ def norm_free_block(block: nn.Module) -> list[Branch] | Refusal:
         return _Shortcut(now.act1, now.downsample, now.beta)  # type: ignore[arg-type]
 
     chain = ("conv1", "act2", "conv2", "act2b", "conv2b", "attn", "act3", "conv3", "attn_last")
-    layers = (*chain, "drop_path", "skipinit_gain", ":add")
+    layers: tuple[str, ...] = (*chain, "drop_path", "skipinit_gain", ":add")
     layers += () if projected else ("act1",)
     # Scalings: by beta, by the attention's gain, by skipinit, by alpha; some blocks lack some.
     calls = (":mul", ":mul#1", ":mul#2", ":mul#3")

@@ -23,7 +23,7 @@ chain_block(
 )
 chain_block(
     PreBottleneck,
-    chain=("conv1", "norm2", "conv2", "norm3", "se", "conv3"),
+    chain=("conv1", "norm2", "conv2", "se", "norm3", "conv3"),
     shortcut="downsample",
     pre=("norm1",),
     shortcut_after_pre="always",

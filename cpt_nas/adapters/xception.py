@@ -21,7 +21,8 @@ def _no_skip(block: nn.Module) -> str:
     if block.no_skip:
         return "it has no skip connection"
     # Where the width or the size changes, timm takes its feature maps from inside the stack.
-    return "" if is_silent(block.shortcut) else "feature maps are taken from inside it"
+    narrow = block.shortcut is None or is_silent(block.get_submodule("shortcut"))
+    return "" if narrow else "feature maps are taken from inside it"
 
 
 chain_block(XceptionModule, chain=("stack",), shortcut="shortcut", skip=_no_skip)

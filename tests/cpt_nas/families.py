@@ -62,6 +62,9 @@ CONVOLUTIONAL: Families = {
     "starnet": ("starnet_s050", {"depths": [1, 1, 2, 1]}, 64),
     "fasternet": ("fasternet_t0", {}, 64),
     "inception_next": ("inception_next_atto", {"depths": [1, 1, 1, 1]}, 64),
+    "senet154": ("cpt_tiny_sebottleneck", {}, 32),
+    "seresnet_bottleneck": ("cpt_tiny_seresnetbottleneck", {}, 32),
+    "convnext_grn": ("cpt_tiny_convnext_grn", {}, 64),
     "vgg": ("vgg11_bn", {"mlp_ratio": 0.01}, 32),
 }
 
@@ -81,6 +84,8 @@ TRANSFORMERS: Families = {
     "eva02_sub_ln": ("eva02_base_patch14_224", SMALL | {"img_size": 28}, 28),
     "eva_rope": ("vit_small_patch16_dinov3", SMALL | {"img_size": 32}, 32),
     "eva_rope_mixed": ("vit_small_patch16_rope_224", SMALL | {"img_size": 32}, 32),
+    "eva_post": ("cpt_tiny_eva_post", {"img_size": 32}, 32),
+    "maxxvit": ("cpt_tiny_maxxvit", {"img_size": 64}, 64),
     "beit": ("beit_base_patch16_224", SMALL | {"img_size": 32}, 32),
     "maxvit": ("test_maxvit", {"img_size": 64}, 64),
     "coatnet": ("test_coatnet", {"img_size": 64}, 64),
@@ -113,3 +118,6 @@ TRANSFORMERS: Families = {
 }
 
 FAMILIES = CONVOLUTIONAL | TRANSFORMERS
+
+SLOW = {"senet154"}
+"""Families whose smallest model is large: their tests are marked slow."""

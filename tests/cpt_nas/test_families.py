@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES
+from families import FAMILIES, SLOW
 from networks import randomize_all
 from test_search import close, close_some, fix_masks
 from timm.layers import DropPath
@@ -26,7 +26,7 @@ from cpt_nas.gating import describe
 from cpt_nas.structure import cut_to
 from hwprofiles.tracing import trace_all
 
-CASES = sorted(FAMILIES)
+CASES = [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in sorted(FAMILIES)]
 
 
 def build(family: str) -> nn.Module:
@@ -190,7 +190,7 @@ def test_every_adapter_has_its_case() -> None:
     """A class with an adapter that no case above holds is not tested."""
     from cpt_nas.adapters import REGISTRY
 
-    held = {type(m) for family in CASES for m in build(family).modules()}
+    held = {type(m) for family in FAMILIES for m in build(family).modules()}
     from networks import CASES as RESNETS
     from networks import build as build_resnet
 

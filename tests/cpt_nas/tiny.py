@@ -11,15 +11,18 @@ from timm.layers import BatchNormAct2d, GatedMlp, create_conv2d
 from timm.models import (
     byobnet,
     convmixer,
+    convnext,
     cspnet,
     dla,
     efficientformer,
     efficientnet,
+    eva,
     fastvit,
     focalnet,
     gcvit,
     ghostnet,
     hgnet,
+    maxxvit,
     metaformer,
     mlp_mixer,
     nest,
@@ -310,4 +313,38 @@ tiny(
     embed_dims=(8, 16, 16, 32),
     num_vit=1,
     layer_scale_init_value=0.5,
+)
+for _se_block in (senet.SEBottleneck, senet.SEResNetBottleneck):
+    tiny(_se_block.__name__.lower(), senet.SENet, _se_block, (2, 1, 1, 1), groups=1, reduction=16)
+tiny(
+    "eva_post",
+    eva.Eva,
+    patch_size=16,
+    embed_dim=32,
+    depth=2,
+    num_heads=4,
+    use_post_norm=True,
+    swiglu_mlp=True,
+)
+tiny(
+    "maxxvit",
+    maxxvit.MaxxVit,
+    maxxvit.MaxxVitCfg(
+        embed_dim=(8, 16),
+        depths=(1, 2),
+        block_type=("M", "M"),
+        stem_width=8,
+        conv_cfg=maxxvit.MaxxVitConvCfg(block_type="convnext"),
+        transformer_cfg=maxxvit.MaxxVitTransformerCfg(
+            dim_head=8, use_nchw_attn=True, window_size=(4, 4), grid_size=(4, 4)
+        ),
+    ),
+)
+tiny(
+    "convnext_grn",
+    convnext.ConvNeXt,
+    dims=(8, 8, 16, 16),
+    depths=(1, 1, 2, 1),
+    use_grn=True,
+    ls_init_value=None,
 )
