@@ -1,5 +1,6 @@
 """What does each layer of a model cost on this device? Measured, fitted, kept as one YAML file."""
 
+from hwprofiles.calibration import Candidate, Executed
 from hwprofiles.device import Difference
 from hwprofiles.layers import Coefficients, LayerSpec, build
 from hwprofiles.measure import measure, time_models
@@ -8,8 +9,10 @@ from hwprofiles.timing import Measurement
 from hwprofiles.tracing import trace
 
 __all__ = [
+    "Candidate",
     "Coefficients",
     "Difference",
+    "Executed",
     "LayerSpec",
     "Measurement",
     "MissingLayers",
