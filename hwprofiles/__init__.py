@@ -1,12 +1,14 @@
 """What does each layer of a model cost on this device? Measured, fitted, kept as one YAML file."""
 
-from hwprofiles.calibration import Candidate, Executed
+from hwprofiles.calibration import calibrate, uncalibrated
+from hwprofiles.candidates import Candidate, Executed
 from hwprofiles.device import Difference
 from hwprofiles.layers import Coefficients, LayerSpec, build
 from hwprofiles.measure import measure, time_models
 from hwprofiles.profile import MissingLayers, Profile, ProfileError, load, save
 from hwprofiles.timing import Measurement
 from hwprofiles.tracing import trace
+from hwprofiles.validation import validate, with_validation
 
 __all__ = [
     "Candidate",
@@ -19,9 +21,13 @@ __all__ = [
     "Profile",
     "ProfileError",
     "build",
+    "calibrate",
     "load",
     "measure",
     "save",
     "time_models",
     "trace",
+    "uncalibrated",
+    "validate",
+    "with_validation",
 ]

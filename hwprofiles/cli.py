@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hwprofiles.profile import Profile, json_schema, load, save
+from hwprofiles.schema import Calibration
 
 app = typer.Typer(
     add_completion=False,
@@ -282,13 +283,14 @@ def _summary(profile: Profile) -> None:
     table.add_row(
         "verdict",
         f"{p.verdict}: spread {_percent(p.spread)}, anchor {_percent(p.anchor.spread)}, "
+        f"{_contention(p.contention)}, "
         f"{p.rounds} rounds, {profile.created.wall_s:.0f} s",
     )
     table.add_row("layer constant kappa", f"{profile.kappa:.3f}")
     table.add_row("compute weight alpha", f"{profile.alpha:.3f}")
     table.add_row("parameter weight 1 - alpha", f"{profile.weights.parameter_weight:.3f}")
     table.add_row("channel step", str(profile.channel_step))
-    table.add_row("calibration scale", f"{profile.calibration.scale:.3f}")
+    table.add_row("calibration", _calibration(profile.calibration))
     for model, dense in profile.dense.items():
         measured = dense.memory.peak_measured_bytes
         peak = "not measured" if measured is None else f"{measured / 2**20:.1f} MiB"
@@ -301,10 +303,23 @@ def _summary(profile: Profile) -> None:
     for v in profile.validation:
         table.add_row(
             f"validation, {v.model}",
-            f"MAPE {_percent(v.mape)}, within 10 % {_percent(v.within10)}, "
-            f"Kendall tau {v.kendall_tau:.2f}, {v.n} networks",
+            f"{v.verdict}: {v.at_step.n} unseen networks: MAPE {_percent(v.at_step.mape)}, within "
+            f"10 % {_percent(v.at_step.within10)}, Kendall tau {v.at_step.kendall_tau:.2f} (MACs "
+            f"alone {v.macs_alone.kendall_tau:.2f}); noise floor {_percent(v.noise_floor)}",
         )
     console.print(table)
+
+
+def _contention(cores: float | None) -> str:
+    return "contention not seen" if cores is None else f"contention {cores:.2f} cores"
+
+
+def _calibration(c: Calibration) -> str:
+    words = [f"scale {c.scale:.3f}", *(f"{form} x {f:.3f}" for form, f in c.by_form.items())]
+    words += [f"{_time(c.per_layer_s)} a layer"] if c.per_layer_s else []
+    if c.left_out_error is None:
+        return f"{words[0]}, from the dense network(s) only"
+    return f"{', '.join(words)}; {c.n} networks, {_percent(c.left_out_error)} left out"
 
 
 _HEADLINES = {
