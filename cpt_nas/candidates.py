@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -15,11 +15,16 @@ from cpt_nas.cost import Cost, group_key
 from cpt_nas.gating import Found, describe
 from cpt_nas.structure import Structure, cut_to, dense_structure
 from hwprofiles import Candidate, Executed
+from hwprofiles.candidates import digest
 
 COST_RANGE = (0.2, 1.0)
 # Off the channel step no group is narrower than this share: profiles start at 1/16.
 NARROWEST = 1 / 8
 BISECTIONS = 20
+# At this level every draw is the dense network.
+DENSE_LEVEL = 2.0
+# Draws a structure, before it is said that there are no more.
+TRIALS = 20
 
 
 def random_structures(
@@ -29,7 +34,7 @@ def random_structures(
     seed: int,
     channel_step: int,
     aligned: bool = True,
-    architecture: str = "",
+    exclude: Collection[str] = (),
 ) -> list[Structure]:
     """Random sub-structures whose costs are spread evenly over 20-100 % of the dense network's.
 
@@ -39,31 +44,45 @@ def random_structures(
     Args:
         model: uncut.
         cost: the model's; 'latency' is what counts where it has one, else 'macs'.
-        count: how many.
+        count: how many, all different.
         seed: the same seed gives the same structures.
         channel_step: of the profile.
-        aligned: widths are multiples of the channel step; else none is, where a group has room.
-        architecture: the model's name in timm's registry, kept in the structures.
+        aligned: widths are multiples of the channel step; else few are.
+        exclude: digests of networks that are not wanted.
+
+    Raises:
+        ValueError: the model has fewer structures than that.
     """
     rng = random.Random(f"{seed} {aligned}")
     found = describe(model).branches
-    dense = dense_structure(model, architecture, {})
+    dense = dense_structure(model, "", {})
     name = "latency" if "latency" in cost.names else "macs"
     full = cost.of_structure(dense)[name]
     low, high = COST_RANGE
-    shares = [low + (high - low) * (i + rng.random()) / count for i in range(count)]
-    rng.shuffle(shares)
-    structures = []
-    for share in shares:
+    taken = {*exclude, digest(executed(cost, dense))}
+    structures: list[Structure] = []
+    for i in range(count * TRIALS):
+        if len(structures) == count:
+            break
+        share = low + (high - low) * (i % count + rng.random()) / count
         draw = _Draw(found, dense, rng, channel_step, aligned)
-        below, above = 0.0, 2.0
+        below, above = 0.0, DENSE_LEVEL
         for _ in range(BISECTIONS):
             level = (below + above) / 2
             if cost.of_structure(draw.at(level))[name] > share * full:
                 above = level
             else:
                 below = level
-        structures.append(draw.at(below))
+        structure = draw.at(below)
+        key = digest(executed(cost, structure))
+        if key not in taken:
+            taken.add(key)
+            structures.append(structure)
+    if len(structures) < count:
+        raise ValueError(
+            f"structures: {count}, but only {len(structures)} different ones were found at "
+            f"channel step {channel_step}; ask for fewer"
+        )
     return structures
 
 
@@ -135,12 +154,12 @@ def executed(cost: Cost, structure: Structure) -> list[Executed]:
     return layers
 
 
-def candidates(
-    model: nn.Module, cost: Cost, structures: Sequence[Structure], prefix: str
-) -> dict[str, Candidate]:
-    """Label -> the cut network, ready to run, and its layers; ``model`` is left as it is."""
-    made = {}
-    for i, structure in enumerate(structures):
-        network = cut_to(copy.deepcopy(model), structure).eval()
-        made[f"{prefix}{i}"] = Candidate(network, executed(cost, structure))
-    return made
+def candidate(model: nn.Module, cost: Cost, structure: Structure) -> Candidate:
+    """The network of ``structure``, cut from a copy of ``model`` when it is asked for."""
+    costs = cost.of_structure(structure)
+    return Candidate(
+        build=lambda: cut_to(copy.deepcopy(model), structure).eval(),
+        layers=executed(cost, structure),
+        macs=costs["macs"],
+        params=costs["params"],
+    )

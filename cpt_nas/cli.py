@@ -1,4 +1,4 @@
-"""cpt-nas: demo | inspect | train | export | report."""
+"""cpt-nas: demo | profile | validate-profile | inspect | train | export | report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.table import Table
 
 from cpt_nas.config import ConfigError, Recipe, load_recipe
 from cpt_nas.gating import Description, describe
+from cpt_nas.profile_commands import profile as profile_command
+from cpt_nas.profile_commands import validate_profile
 
 app = typer.Typer(
     name="cpt-nas",
@@ -24,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
+app.command("profile")(profile_command)
+app.command("validate-profile")(validate_profile)
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]

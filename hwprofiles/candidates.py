@@ -56,9 +56,14 @@ class Candidate:
         return c.scale * total + c.offset_s
 
     def digest(self) -> str:
-        """Short hash of the layers and widths: two networks of one digest cost the same."""
-        lines = sorted(f"{e.signature} {e.in_channels:g} {e.out_channels:g}" for e in self.layers)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+        """``digest`` of the layers."""
+        return digest(self.layers)
+
+
+def digest(layers: Sequence[Executed]) -> str:
+    """Short hash of layers and widths: networks of one digest cost the same."""
+    lines = sorted(f"{e.signature} {e.in_channels:g} {e.out_channels:g}" for e in layers)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def time_candidates(

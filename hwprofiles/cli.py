@@ -92,33 +92,45 @@ def progress_bar() -> Iterator[Any]:
             bars.stop()
 
 
+Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
+InputSize = Annotated[
+    tuple[int, int, int], typer.Option(help="Channels, height, width of one example.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples a call.")]
+DeviceType = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
+]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory format.")]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Python module that registers models; repeatable."),
+]
+ModelKwargs = Annotated[
+    list[str] | None, typer.Option(help="key=value for the model's constructor; repeatable.")
+]
+Name = Annotated[str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")]
+NumRounds = Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")]
+Seconds = Annotated[float, typer.Option(min=0, help="Measure for at least so long.")]
+
+
 @app.command()
 def measure(
-    models: Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")],
-    input_size: Annotated[
-        tuple[int, int, int], typer.Option(help="Channels, height, width of one example.")
-    ] = (3, 224, 224),
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a call.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory format.")] = False,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers models; repeatable."),
-    ] = None,
-    model_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(help="key=value for the model's constructor; repeatable."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")] = 15,
-    seconds: Annotated[float, typer.Option(min=0, help="Measure for at least so long.")] = 8.0,
+    models: Models,
+    output: Output,
+    input_size: InputSize = (3, 224, 224),
+    batch_size: BatchSize = 1,
+    device: DeviceType = "cpu",
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    modules: Modules = None,
+    model_kwargs: ModelKwargs = None,
+    name: Name = None,
+    rounds: NumRounds = 15,
+    seconds: Seconds = 8.0,
     seed: Annotated[int, typer.Option(help="Of the order of measuring.")] = 0,
 ) -> None:
     """Measure every layer of some models, and the models, on this device.
@@ -129,9 +141,7 @@ def measure(
     """
     from hwprofiles.measure import measure as measure_models
 
-    if output.is_dir():
-        raise ValueError(f"output: {output} is a folder, give the file to write")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(output)
     built = create_models(models, modules or [], {"in_chans": input_size[0]}, model_kwargs or [])
     with progress_bar() as report:
         profile = measure_models(
@@ -149,7 +159,7 @@ def measure(
             progress=report,
         )
     save(profile, output)
-    _summary(profile)
+    show_summary(profile)
     console.print(f"wrote {output}")
 
 
@@ -159,7 +169,7 @@ def show(
 ) -> None:
     """Print a profile as tables. Example: hwprofiles show resnet18.yaml"""
     profile = load(file)
-    _summary(profile)
+    show_summary(profile)
     table = Table("layer", "runs", "MACs", "params", "out bytes", "dense", "spread", "fit error")
     for layer in profile.layers:
         dense = layer.dense
@@ -268,7 +278,19 @@ def _key_value(pair: str) -> tuple[str, Any]:
         raise ValueError(f"model-kwargs: {value!r} of {key} cannot be read") from None
 
 
-def _summary(profile: Profile) -> None:
+def check_output(path: Path) -> None:
+    """Make the folder of a file to be written.
+
+    Raises:
+        ValueError: the file is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"output: {path} is a folder, give the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def show_summary(profile: Profile) -> None:
+    """Print what a profile says at a glance."""
     w, p, f = profile.workload, profile.protocol, profile.fingerprint
     layout = "channels last" if w.channels_last else "contiguous"
     size = "x".join(map(str, w.input_size))
