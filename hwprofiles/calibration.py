@@ -15,7 +15,6 @@ gates, because it only changes layers' coefficients.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from hwprofiles.candidates import Candidate, time_candidates
 from hwprofiles.fit import relative_nnls
+from hwprofiles.layers import Form
 from hwprofiles.profile import Profile
 from hwprofiles.schema import Calibration
 from hwprofiles.timing import MIN_ROUNDS, Progress
@@ -32,7 +32,7 @@ DENSE_WEIGHT = 2.0
 # How strongly the two factors are drawn to one common scale, and the constant to zero, against the
 # networks; with ten networks 0 follows the noise, 1 hides what there is.
 SHRINKAGE = 0.3
-FORMS = ("dense", "channel")
+FORMS: tuple[Form, ...] = ("dense", "channel")
 
 
 def uncalibrated(profile: Profile) -> Profile:
@@ -97,17 +97,17 @@ def features(profile: Profile, candidates: Sequence[Candidate]) -> NDArray[np.fl
     plain = uncalibrated(profile)
     rows = []
     for candidate in candidates:
-        sums: Counter[str] = Counter()
+        sums: dict[Form, float] = dict.fromkeys(FORMS, 0.0)
         for e in candidate.layers:
-            form = plain.layer(e.signature).form
-            sums[form] += plain.cost(e.signature).at(e.in_channels, e.out_channels)  # type: ignore[assignment]
-        rows.append([*(float(sums[form]) for form in FORMS), float(len(candidate.layers))])
+            cost = plain.cost(e.signature).at(e.in_channels, e.out_channels)
+            sums[plain.layer(e.signature).form] += cost
+        rows.append([*(sums[form] for form in FORMS), float(len(candidate.layers))])
     return np.array(rows)
 
 
 def fit_calibration(
     table: NDArray[np.float64], seconds: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[float, dict[str, float], float]:
+) -> tuple[float, dict[Form, float], float]:
     """Fit to whole networks by relative error, nothing negative, shrunk to one common scale.
 
     Args:

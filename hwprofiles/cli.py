@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hwprofiles.device import usable_cores
 from hwprofiles.profile import Profile, json_schema, load, save
 from hwprofiles.schema import Calibration
+from hwprofiles.target import Target, setting_differences
 
 app = typer.Typer(
     add_completion=False,
@@ -149,7 +150,7 @@ def measure(
             input_size,
             batch_size=batch_size,
             device=device,
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or usable_cores(),
             dtype=dtype,
             channels_last=channels_last,
             name=name,
@@ -214,13 +215,37 @@ def compare(
 @app.command()
 def check(
     file: Annotated[str, typer.Argument(help="A profile, or the name of one that is shipped.")],
+    device: Annotated[str | None, typer.Option(help="Of the target: cpu or cuda.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Of the target.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the target.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the target.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last/--contiguous", help="Of the target.")
+    ] = None,
 ) -> None:
-    """Was the profile made on this machine and software? Exit code 1 with the differences if not.
+    """Does a profile hold on this machine, in this setting? If not, exit code 1 and what differs.
 
-    Example: hwprofiles check resnet18.yaml
+    Run it where the network is going to run. A setting that is not given is not compared.
+
+    Example: hwprofiles check resnet18.yaml --batch-size 1 --threads 1
     """
+    for field, value, allowed in (
+        ("device", device, ("cpu", "cuda")),
+        ("dtype", dtype, ("float32", "bfloat16")),
+    ):
+        if value is not None and value not in allowed:
+            raise ValueError(f"{field}: {value!r}, allowed are {' and '.join(allowed)}")
     profile = load(file)
-    found = profile.check()
+    target = Target.model_validate(
+        {
+            "device": device,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "threads": threads,
+            "channels_last": channels_last,
+        }
+    )
+    found = setting_differences(profile, target) + profile.check()
     for difference in found:
         print(difference)
     if found:

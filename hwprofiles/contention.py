@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from hwprofiles.device import core_numbers
+
 STAT = Path("/proc/stat")
 # The kernel counts in hundredths of a second: less than this many seconds says nothing.
 LEAST_S = 0.5
@@ -23,7 +25,7 @@ class ContentionMeter:
     """Starts when it is made."""
 
     def __init__(self) -> None:
-        self.cores = _usable_cores()
+        self.cores = core_numbers()
         self.busy_s = _busy_s(self.cores)
         self.own_s = time.process_time()
         self.at = time.perf_counter()
@@ -43,12 +45,6 @@ class ContentionMeter:
         own = time.process_time() - self.own_s
         others = max(0.0, (busy - self.busy_s - own) / elapsed)
         return max(0.0, threads + others - len(self.cores))
-
-
-def _usable_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return set(os.sched_getaffinity(0))
-    return set(range(os.cpu_count() or 1))
 
 
 def _busy_s(cores: set[int]) -> float | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
@@ -158,6 +159,8 @@ class Profile(Section):
 
     def check(self) -> list[Difference]:
         """Where this machine and its software differ from the ones the profile was made on."""
+        if self.workload.device == "cuda" and not torch.cuda.is_available():
+            return [Difference("device.name", self.fingerprint.device.name, "no CUDA device")]
         return differences(self.fingerprint, fingerprint(self.workload.device))
 
 

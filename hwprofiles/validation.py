@@ -88,9 +88,7 @@ def validate(
         else None,
         macs_alone=alone([networks[n].macs for n in steps], [measured[n] for n in steps]),
         params_alone=alone([networks[n].params for n in steps], [measured[n] for n in steps]),
-        speed_up_error=float(
-            np.mean([abs(predicted[n] * ratio / measured[n] - 1) for n in steps])
-        ),
+        speed_up_error=float(np.mean([abs(predicted[n] * ratio / measured[n] - 1) for n in steps])),
         dense_error=1 / ratio - 1,
         noise_floor=float(np.mean([abs(repeated[n] / measured[n] - 1) for n in chosen])),
         networks=[
