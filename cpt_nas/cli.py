@@ -1,4 +1,4 @@
-"""cpt-nas: demo | inspect | train | export | report."""
+"""cpt-nas: demo | profile | validate-profile | inspect | train | export | report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from cpt_nas.config import ConfigError, Recipe, load_recipe
 from cpt_nas.gating import describe
 from cpt_nas.inspection import show
+from cpt_nas.profile_commands import profile as profile_command
+from cpt_nas.profile_commands import validate_profile
 
 app = typer.Typer(
     name="cpt-nas",
@@ -24,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
+app.command("profile")(profile_command)
+app.command("validate-profile")(validate_profile)
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
@@ -43,6 +47,13 @@ def train(
         Path | None, typer.Option(help="Run folder to go on with, from its last checkpoint.")
     ] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Leave the search out.")] = False,
+    allow_foreign: Annotated[
+        bool,
+        typer.Option(
+            "--allow-foreign",
+            help="The network is to run on the profile's machine, not on this one.",
+        ),
+    ] = False,
 ) -> None:
     """Train a network, searching its structure on the way (Algorithm 1).
 
@@ -60,13 +71,13 @@ def train(
     from cpt_nas.train import train as run
 
     if resume is not None:
-        if recipe is not None or set_ or profile is not None or output is not None or dense:
+        if any((recipe, set_, profile, output, dense, allow_foreign)):
             raise ConfigError("--resume: takes the run's own recipe; give no other option with it")
         run(load_recipe(resume / "recipe.yaml"), resume, resume=True)
         return
     if recipe is None:
         raise ConfigError("--recipe: is missing; name a YAML file, or --resume a run folder")
-    loaded = with_profile(load_recipe(recipe, set_ or ()), profile, dense)
+    loaded = with_profile(load_recipe(recipe, set_ or ()), profile, dense, allow_foreign)
     folder = output or runfolder.default_folder(loaded)
     result = run(loaded, folder)
     if result:
@@ -80,7 +91,9 @@ def train(
         )
 
 
-def with_profile(recipe: Recipe, profile: str | None, dense: bool = False) -> Recipe:
+def with_profile(
+    recipe: Recipe, profile: str | None, dense: bool = False, allow_foreign: bool = False
+) -> Recipe:
     """The recipe with a search under ``profile``, or without a search."""
     values: dict[str, Any] = recipe.model_dump()
     if dense:
@@ -91,6 +104,10 @@ def with_profile(recipe: Recipe, profile: str | None, dense: bool = False) -> Re
         if values["search"] is None:
             raise ConfigError("--profile: the recipe has no search section to use it")
         values["search"]["profile"] = profile
+    if allow_foreign:
+        if values["search"] is None or values["search"]["profile"] is None:
+            raise ConfigError("--allow-foreign: there is no profile that could be of elsewhere")
+        values["search"]["allow_foreign"] = True
     return Recipe.from_mapping(values)
 
 

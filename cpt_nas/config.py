@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cpt_nas.gates import ESTIMATORS
+from hwprofiles import Target
 
 
 class ConfigError(ValueError):
@@ -150,9 +151,15 @@ class TrainConfig(_Section):
 
 
 class SearchConfig(_Section):
-    """The search in a recipe: times are shares of the training instead of steps."""
+    """The search in a recipe: times are shares of the training instead of steps.
+
+    ``target`` states the setting that the network is to run in, and ``allow_foreign`` that it is
+    to run on the profile's machine, not on this one; see docs/profiles.md.
+    """
 
     profile: str | None = None
+    target: Target | None = None
+    allow_foreign: bool = False
     warmup: float = Field(default=0.02, ge=0, le=1)
     ramp: float = Field(default=0.13, ge=0, le=1)
     freeze: float | None = Field(default=0.35, gt=0, le=1)
@@ -183,7 +190,9 @@ class SearchConfig(_Section):
 
     def settings(self, total_steps: int, seed: int) -> SearchSettings:
         """The same for :func:`cpt_nas.attach`, in steps."""
-        same = self.model_dump(exclude={"profile", "warmup", "ramp", "freeze"})
+        same = self.model_dump(
+            exclude={"profile", "target", "allow_foreign", "warmup", "ramp", "freeze"}
+        )
         freeze = None if self.freeze is None else max(1, round(self.freeze * total_steps))
         return SearchSettings.from_mapping(
             same

@@ -53,6 +53,7 @@ def attach(
     profile: Profile | str | Path | None = None,
     *,
     model_kwargs: dict[str, Any] | None = None,
+    allow_foreign: bool = False,
     **settings: Any,
 ) -> Search:
     """Put gates into a timm model, in place, and return the search that drives them.
@@ -61,16 +62,20 @@ def attach(
         model: an uncut model with an adapter for its blocks (``cpt-nas inspect`` tells).
         example_input: one input batch, for tracing layer sizes; values do not matter.
         profile: a cost profile, or its file or shipped name. Needed for ``cost="latency"``.
+        allow_foreign: the profile may be of another machine: the network is to run there.
         model_kwargs: what the model was created with, kept in the structure for rebuilding.
         **settings: see :class:`cpt_nas.config.SearchSettings`: log_gamma (pruning level), alpha
             (computation against parameters), kappa (layers against units), estimator, ...
 
     Raises:
-        ValueError: a setting out of range, nothing to gate, or a profile that lacks layers.
+        ValueError: a setting out of range, nothing to gate, or a profile that lacks layers or
+            is of another machine.
     """
     checked = SearchSettings.from_mapping(settings)
     if isinstance(profile, str | Path):
         profile = hwprofiles.load(profile)
+    if profile is not None:
+        hwprofiles.require_target(profile, allow_foreign=allow_foreign)
     return Search(model, example_input, profile, checked, model_kwargs or {})
 
 

@@ -82,6 +82,7 @@ def train(
     torch.manual_seed(recipe.train.seed)
     if not resume:
         runfolder.refuse_used(output)
+        _check_profile(recipe)
     console = console or Console(stderr=True, quiet=rank > 0)
 
     data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
@@ -207,6 +208,14 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
         return timm.create_model(name, **kwargs), kwargs
     except TypeError as error:
         raise ValueError(f"model.kwargs: {kwargs}: {error}") from None
+
+
+def _check_profile(recipe: Recipe) -> None:
+    """The profile has to be the target's: where the network is to run, not where it trains."""
+    search = recipe.search
+    if search is not None and search.profile:
+        profile = hwprofiles.load(search.profile)
+        hwprofiles.require_target(profile, search.target, search.allow_foreign)
 
 
 def _build(recipe: Recipe, data: Batches, device: torch.device) -> State:

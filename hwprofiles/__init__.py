@@ -1,24 +1,37 @@
 """What does each layer of a model cost on this device? Measured, fitted, kept as one YAML file."""
 
-from hwprofiles.device import Difference
+from hwprofiles.calibration import calibrate, uncalibrated
+from hwprofiles.candidates import Candidate, Executed
+from hwprofiles.device import Difference, usable_cores
 from hwprofiles.layers import Coefficients, LayerSpec, build
 from hwprofiles.measure import measure, time_models
 from hwprofiles.profile import MissingLayers, Profile, ProfileError, load, save
+from hwprofiles.target import Target, require_target
 from hwprofiles.timing import Measurement
 from hwprofiles.tracing import trace
+from hwprofiles.validation import validate, with_validation
 
 __all__ = [
+    "Candidate",
     "Coefficients",
     "Difference",
+    "Executed",
     "LayerSpec",
     "Measurement",
     "MissingLayers",
     "Profile",
     "ProfileError",
+    "Target",
     "build",
+    "calibrate",
     "load",
     "measure",
+    "require_target",
     "save",
     "time_models",
     "trace",
+    "uncalibrated",
+    "usable_cores",
+    "validate",
+    "with_validation",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hwprofiles.device import usable_cores
 from hwprofiles.profile import Profile, json_schema, load, save
+from hwprofiles.schema import Calibration
+from hwprofiles.target import Target, setting_differences
 
 app = typer.Typer(
     add_completion=False,
@@ -91,33 +93,45 @@ def progress_bar() -> Iterator[Any]:
             bars.stop()
 
 
+Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
+InputSize = Annotated[
+    tuple[int, int, int], typer.Option(help="Channels, height, width of one example.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples a call.")]
+DeviceType = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
+]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory format.")]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Python module that registers models; repeatable."),
+]
+ModelKwargs = Annotated[
+    list[str] | None, typer.Option(help="key=value for the model's constructor; repeatable.")
+]
+Name = Annotated[str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")]
+NumRounds = Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")]
+Seconds = Annotated[float, typer.Option(min=0, help="Measure for at least so long.")]
+
+
 @app.command()
 def measure(
-    models: Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")],
-    input_size: Annotated[
-        tuple[int, int, int], typer.Option(help="Channels, height, width of one example.")
-    ] = (3, 224, 224),
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a call.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory format.")] = False,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers models; repeatable."),
-    ] = None,
-    model_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(help="key=value for the model's constructor; repeatable."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")] = 15,
-    seconds: Annotated[float, typer.Option(min=0, help="Measure for at least so long.")] = 8.0,
+    models: Models,
+    output: Output,
+    input_size: InputSize = (3, 224, 224),
+    batch_size: BatchSize = 1,
+    device: DeviceType = "cpu",
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    modules: Modules = None,
+    model_kwargs: ModelKwargs = None,
+    name: Name = None,
+    rounds: NumRounds = 15,
+    seconds: Seconds = 8.0,
     seed: Annotated[int, typer.Option(help="Of the order of measuring.")] = 0,
 ) -> None:
     """Measure every layer of some models, and the models, on this device.
@@ -128,9 +142,7 @@ def measure(
     """
     from hwprofiles.measure import measure as measure_models
 
-    if output.is_dir():
-        raise ValueError(f"output: {output} is a folder, give the file to write")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(output)
     built = create_models(models, modules or [], {"in_chans": input_size[0]}, model_kwargs or [])
     with progress_bar() as report:
         profile = measure_models(
@@ -138,7 +150,7 @@ def measure(
             input_size,
             batch_size=batch_size,
             device=device,
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or usable_cores(),
             dtype=dtype,
             channels_last=channels_last,
             name=name,
@@ -148,7 +160,7 @@ def measure(
             progress=report,
         )
     save(profile, output)
-    _summary(profile)
+    show_summary(profile)
     console.print(f"wrote {output}")
 
 
@@ -158,7 +170,7 @@ def show(
 ) -> None:
     """Print a profile as tables. Example: hwprofiles show resnet18.yaml"""
     profile = load(file)
-    _summary(profile)
+    show_summary(profile)
     table = Table("layer", "runs", "MACs", "params", "out bytes", "dense", "spread", "fit error")
     for layer in profile.layers:
         dense = layer.dense
@@ -203,13 +215,37 @@ def compare(
 @app.command()
 def check(
     file: Annotated[str, typer.Argument(help="A profile, or the name of one that is shipped.")],
+    device: Annotated[str | None, typer.Option(help="Of the target: cpu or cuda.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Of the target.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the target.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the target.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last/--contiguous", help="Of the target.")
+    ] = None,
 ) -> None:
-    """Was the profile made on this machine and software? Exit code 1 with the differences if not.
+    """Does a profile hold on this machine, in this setting? If not, exit code 1 and what differs.
 
-    Example: hwprofiles check resnet18.yaml
+    Run it where the network is going to run. A setting that is not given is not compared.
+
+    Example: hwprofiles check resnet18.yaml --batch-size 1 --threads 1
     """
+    for field, value, allowed in (
+        ("device", device, ("cpu", "cuda")),
+        ("dtype", dtype, ("float32", "bfloat16")),
+    ):
+        if value is not None and value not in allowed:
+            raise ValueError(f"{field}: {value!r}, allowed are {' and '.join(allowed)}")
     profile = load(file)
-    found = profile.check()
+    target = Target.model_validate(
+        {
+            "device": device,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "threads": threads,
+            "channels_last": channels_last,
+        }
+    )
+    found = setting_differences(profile, target) + profile.check()
     for difference in found:
         print(difference)
     if found:
@@ -267,7 +303,19 @@ def _key_value(pair: str) -> tuple[str, Any]:
         raise ValueError(f"model-kwargs: {value!r} of {key} cannot be read") from None
 
 
-def _summary(profile: Profile) -> None:
+def check_output(path: Path) -> None:
+    """Make the folder of a file to be written.
+
+    Raises:
+        ValueError: the file is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"output: {path} is a folder, give the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def show_summary(profile: Profile) -> None:
+    """Print what a profile says at a glance."""
     w, p, f = profile.workload, profile.protocol, profile.fingerprint
     layout = "channels last" if w.channels_last else "contiguous"
     size = "x".join(map(str, w.input_size))
@@ -282,13 +330,14 @@ def _summary(profile: Profile) -> None:
     table.add_row(
         "verdict",
         f"{p.verdict}: spread {_percent(p.spread)}, anchor {_percent(p.anchor.spread)}, "
+        f"{_contention(p.contention)}, "
         f"{p.rounds} rounds, {profile.created.wall_s:.0f} s",
     )
     table.add_row("layer constant kappa", f"{profile.kappa:.3f}")
     table.add_row("compute weight alpha", f"{profile.alpha:.3f}")
     table.add_row("parameter weight 1 - alpha", f"{profile.weights.parameter_weight:.3f}")
     table.add_row("channel step", str(profile.channel_step))
-    table.add_row("calibration scale", f"{profile.calibration.scale:.3f}")
+    table.add_row("calibration", _calibration(profile.calibration))
     for model, dense in profile.dense.items():
         measured = dense.memory.peak_measured_bytes
         peak = "not measured" if measured is None else f"{measured / 2**20:.1f} MiB"
@@ -301,10 +350,23 @@ def _summary(profile: Profile) -> None:
     for v in profile.validation:
         table.add_row(
             f"validation, {v.model}",
-            f"MAPE {_percent(v.mape)}, within 10 % {_percent(v.within10)}, "
-            f"Kendall tau {v.kendall_tau:.2f}, {v.n} networks",
+            f"{v.verdict}: {v.at_step.n} unseen networks: MAPE {_percent(v.at_step.mape)}, within "
+            f"10 % {_percent(v.at_step.within10)}, Kendall tau {v.at_step.kendall_tau:.2f} (MACs "
+            f"alone {v.macs_alone.kendall_tau:.2f}); noise floor {_percent(v.noise_floor)}",
         )
     console.print(table)
+
+
+def _contention(cores: float | None) -> str:
+    return "contention not seen" if cores is None else f"contention {cores:.2f} cores"
+
+
+def _calibration(c: Calibration) -> str:
+    words = [f"scale {c.scale:.3f}", *(f"{form} x {f:.3f}" for form, f in c.by_form.items())]
+    words += [f"{_time(c.per_layer_s)} a layer"] if c.per_layer_s else []
+    if c.left_out_error is None:
+        return f"{words[0]}, from the dense network(s) only"
+    return f"{', '.join(words)}; {c.n} networks, {_percent(c.left_out_error)} left out"
 
 
 _HEADLINES = {

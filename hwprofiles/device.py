@@ -80,14 +80,15 @@ class Fingerprint(_Section):
 
 @dataclass(frozen=True)
 class Difference:
-    """One covered key in which a machine differs from a profile's."""
+    """One key in which a machine or a setting differs from a profile's."""
 
     field: str
     profile_value: object
     here: object
+    place: str = "here"
 
     def __str__(self) -> str:
-        return f"{self.field}: profile has {self.profile_value}, here is {self.here}"
+        return f"{self.field}: profile has {self.profile_value}, {self.place} is {self.here}"
 
 
 def fingerprint(device_type: str) -> Fingerprint:
@@ -144,14 +145,26 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def core_numbers() -> set[int]:
+    """The CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def usable_cores() -> int:
+    """How many these are: what 'all threads' means."""
+    return len(core_numbers())
+
+
 @contextmanager
 def fixed_threads(threads: int) -> Iterator[None]:
     """Run torch with this many threads, and put the old number back afterwards.
 
     Raises:
-        ValueError: fewer than one, or more than the machine has cores.
+        ValueError: fewer than one, or more than the cores that this process may run on.
     """
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if not 1 <= threads <= cores:
         raise ValueError(f"threads: {threads}, allowed are 1..{cores} on this machine")
     before = torch.get_num_threads()
@@ -163,12 +176,11 @@ def fixed_threads(threads: int) -> Iterator[None]:
 
 
 def _cpu(name: str) -> Device:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device(
         type="cpu",
         name=name,
-        cores=usable or 1,
+        cores=usable_cores(),
         isa=torch.backends.cpu.get_cpu_capability(),
         memory_bytes=_rounded(memory),
         compute_capability=None,

@@ -39,11 +39,17 @@ from hwprofiles.timing import (
     measure_rounds,
 )
 from hwprofiles.tracing import Traced, trace_all
-from hwprofiles.workbench import Builder, Setting, call_of, example_input, pinned, place
+from hwprofiles.workbench import (
+    NETWORK_BLOCK_S,
+    Builder,
+    Setting,
+    call_of,
+    example_input,
+    pinned,
+    place,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Whole networks are what everything is calibrated to: longer blocks for them.
-NETWORK_BLOCK_S = 10e-3
 # The channel step is looked for in so many layers, of at least such a width.
 SWEPT_LAYERS = 3
 MIN_SWEPT_WIDTH = 16
@@ -302,6 +308,7 @@ def _protocol(timed: Rounds, setting: Setting) -> Protocol:
             first_s=timed.anchors_s[0], last_s=timed.anchors_s[-1], spread=timed.anchor_spread
         ),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        contention=timed.contention,
         spread=timed.spread,
         verdict="noisy" if timed.verdict == "noisy" else "ok",
     )

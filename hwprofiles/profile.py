@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
@@ -105,16 +106,25 @@ class Profile(Section):
         raise MissingLayers([signature], self)
 
     def cost(self, signature: str) -> Coefficients:
-        """Seconds a call as a function of the widths, not calibrated.
+        """Seconds a call as a function of the widths, as the calibration's ``scale`` takes it.
+
+        ``calibration.scale`` times the sum of these over a network's layers, plus
+        ``calibration.offset_s``, is the network's latency.
 
         Raises:
             ProfileError: the profile does not hold the layer.
         """
-        c = self.layer(signature).coefficients
-        return Coefficients(c.const_s, c.per_in_s, c.per_out_s, c.per_in_out_s)
+        layer, by = self.layer(signature), self.calibration
+        c, factor = layer.coefficients, by.by_form.get(layer.form, 1.0)
+        return Coefficients(
+            factor * c.const_s + by.per_layer_s / by.scale,
+            factor * c.per_in_s,
+            factor * c.per_out_s,
+            factor * c.per_in_out_s,
+        )
 
     def latency_s(self, signature: str, in_channels: int, out_channels: int) -> float:
-        """Seconds a call at widths inside the measured range, not calibrated.
+        """Seconds a call at widths inside the measured range, calibrated.
 
         Raises:
             ProfileError: an unknown layer, or widths that would be extrapolated.
@@ -127,7 +137,7 @@ class Profile(Section):
                 raise ProfileError(
                     f"{field}: {value} of {signature} was not measured, allowed is {low}..{high}"
                 )
-        return self.cost(signature).at(in_channels, out_channels)
+        return self.calibration.scale * self.cost(signature).at(in_channels, out_channels)
 
     def missing(self, specs: Iterable[LayerSpec]) -> list[str]:
         """Signatures among ``specs`` that the profile does not hold, each once."""
@@ -149,6 +159,8 @@ class Profile(Section):
 
     def check(self) -> list[Difference]:
         """Where this machine and its software differ from the ones the profile was made on."""
+        if self.workload.device == "cuda" and not torch.cuda.is_available():
+            return [Difference("device.name", self.fingerprint.device.name, "no CUDA device")]
         return differences(self.fingerprint, fingerprint(self.workload.device))
 
 

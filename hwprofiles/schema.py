@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hwprofiles.layers import Form
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -78,6 +78,9 @@ class Protocol(Section):
     cache: str
     anchor: Anchor
     load_average: NonNegative
+    contention: NonNegative | None = Field(
+        default=None, description="cores that others wanted, too; null: could not be seen"
+    )
     spread: NonNegative = Field(
         description="median over points of the interquartile range / median"
     )
@@ -110,11 +113,23 @@ class Weights(Section):
 
 
 class Calibration(Section):
-    """Network = scale * sum of its layers + offset_s, from n whole networks."""
+    """Network = sum over layers (scale * by_form * layer + per_layer_s) + offset_s."""
 
     scale: Positive
     offset_s: float
-    n: Count
+    n: Count = Field(description="whole networks that it was fitted to")
+    by_form: dict[Form, NonNegative] = Field(
+        default_factory=dict, description="factor of a form's layers on top of scale; default 1"
+    )
+    per_layer_s: NonNegative = Field(default=0.0, description="added to every executed layer")
+    left_out_error: NonNegative | None = Field(
+        default=None, description="mean error of a network predicted from the others; null: dense"
+    )
+    seed: int | None = Field(default=None, description="of the cut networks; null: dense only")
+    verdict: Literal["ok", "noisy"] | None = None
+    networks: list[str] = Field(
+        default_factory=list, description="hashes of their layers: no validation is on these"
+    )
 
 
 class StepPoint(Section):
@@ -227,18 +242,51 @@ class EndToEnd(Latency):
     unattributed_ops: list[str] = Field(description="executed, but no layer: views")
 
 
-class Validation(Section):
-    """Predictions for networks that were not measured before, written by a later command."""
+class Scores(Section):
+    """How far predictions are from measurements; relative errors."""
 
-    model: str
     n: Count
     mape: NonNegative
     within5: Share
     within10: Share
     max: NonNegative
     kendall_tau: Annotated[float, Field(ge=-1, le=1)]
-    mape_macs: NonNegative
-    mape_params: NonNegative
-    kendall_tau_macs: Annotated[float, Field(ge=-1, le=1)]
-    noise_floor: NonNegative
+
+
+class ValidatedNetwork(Section):
+    """One network that was cut, measured and predicted."""
+
+    label: str
+    at_step: bool = Field(description="all its widths are multiples of the channel step")
+    layers: Count
+    macs: NonNegative
+    params: NonNegative
+    predicted_s: Positive
+    measured_s: Positive
+    spread: NonNegative = Field(description="interquartile range / median")
+    again_s: Positive | None = Field(description="measured a second time; null: not")
+
+
+class Validation(Section):
+    """Predictions for networks that were not measured before, written by a later command."""
+
+    model: str
+    utc: str
     seed: int
+    verdict: Literal["ok", "noisy"]
+    contention: NonNegative | None
+    at_step: Scores = Field(description="networks at the channel step")
+    off_step: Scores | None = Field(description="null: none, as with a channel step of 1")
+    macs_alone: Scores = Field(
+        description="networks at the step by scale * MACs + offset, both fitted to these very "
+        "networks, which favours them"
+    )
+    params_alone: Scores = Field(description="the same by parameters")
+    speed_up_error: NonNegative = Field(
+        description="mean relative error of cut / dense, at the step"
+    )
+    dense_error: float = Field(description="the uncut network: predicted / measured - 1")
+    noise_floor: NonNegative = Field(
+        description="mean relative difference of networks that were measured twice"
+    )
+    networks: list[ValidatedNetwork] = Field(min_length=1)

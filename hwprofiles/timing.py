@@ -28,6 +28,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from hwprofiles.contention import ContentionMeter
 from hwprofiles.device import synchronize
 
 try:
@@ -58,12 +59,21 @@ HELD_OUTPUTS = 3
 # Above these the verdict is noisy. On quiet machines they read 0.01-0.03 and 0.02-0.1.
 MAX_SPREAD = 0.10
 MAX_ANCHOR_SPREAD = 0.30
+# In cores. The operating system's own work on a quiet machine stays far below.
+MAX_CONTENTION = 0.15
+# A call that lasts so long warms itself, and needs no other before it.
+LONG_CALL_S = 0.1
 
 
 class Timer(Protocol):
     """Runs cases and says how long they took."""
 
     name: str
+
+    @property
+    def threads(self) -> int:
+        """Processor threads that the cases run on."""
+        ...
 
     def block(self, case: Case, repeats: int) -> Reading:
         """Call one case ``repeats`` times: the time of all calls together."""
@@ -97,6 +107,10 @@ class CpuTimer:
     """The wall clock."""
 
     name = "wall clock"
+
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.now = clock
@@ -135,6 +149,10 @@ class CudaTimer:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    @property
+    def threads(self) -> int:
+        return 1  # the one that launches
+
     def now(self) -> float:
         return time.perf_counter()
 
@@ -161,9 +179,15 @@ class CudaTimer:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Seconds a call, one reading a round, corrected for drift."""
+    """Seconds a call, one reading a round, corrected for drift.
+
+    Attributes:
+        times_s: the readings.
+        contended: others wanted the cores meanwhile, so that all readings may be too long.
+    """
 
     times_s: tuple[float, ...]
+    contended: bool = False
 
     @property
     def median_s(self) -> float:
@@ -188,8 +212,8 @@ class Measurement:
 
     @property
     def verdict(self) -> str:
-        """'ok', or 'noisy' when the spread is above ``MAX_SPREAD``."""
-        return "noisy" if self.spread > MAX_SPREAD else "ok"
+        """'ok', or 'noisy' when it was contended or the spread is above ``MAX_SPREAD``."""
+        return "noisy" if self.contended or self.spread > MAX_SPREAD else "ok"
 
     def quantile(self, share: float) -> float:
         """The time that this share of the readings stays below."""
@@ -205,12 +229,14 @@ class Rounds:
         anchors_s: every anchor reading, in order of time.
         warm_up_s: spent before the first round.
         rounds: how many there were.
+        contention: cores that others wanted, too, on average; None: could not be seen.
     """
 
     measurements: dict[str, Measurement]
     anchors_s: tuple[float, ...]
     warm_up_s: float
     rounds: int
+    contention: float | None = None
 
     @property
     def anchor_spread(self) -> float:
@@ -227,7 +253,12 @@ class Rounds:
     def verdict(self) -> str:
         """'ok', or 'noisy' when the machine was too busy to trust the times."""
         noisy = self.spread > MAX_SPREAD or self.anchor_spread > MAX_ANCHOR_SPREAD
-        return "noisy" if noisy else "ok"
+        return "noisy" if noisy or is_contended(self.contention) else "ok"
+
+
+def is_contended(contention: float | None) -> bool:
+    """Whether so many cores were fought over that times cannot be trusted."""
+    return contention is not None and contention > MAX_CONTENTION
 
 
 def measure_rounds(
@@ -266,14 +297,20 @@ def measure_rounds(
     begin = timer.now()
     anchor_repeats = _calls_per_block(anchor, timer, block_s / 2 / ANCHOR_BLOCKS)
     repeats = {}
+    long = set()
     for i, (label, case) in enumerate(blocks.items()):
-        repeats[label] = _calls_per_block(case, timer, block_s)
+        if timer.block(case, 1).seconds > LONG_CALL_S:
+            long.add(label)
+            repeats[label] = 1
+        else:
+            repeats[label] = _calls_per_block(case, timer, block_s)
         report("warm-up", i + 1, len(blocks) + WARM_UP_ROUNDS)
     for i in range(WARM_UP_ROUNDS):
         for chain in chains:
             timer.sequence([case for _, case in chain])
         report("warm-up", len(blocks) + i + 1, len(blocks) + WARM_UP_ROUNDS)
     start = timer.now()
+    meter = ContentionMeter()
 
     readings: dict[str, list[list[Reading]]] = {}
     anchors: list[Reading] = []
@@ -291,7 +328,8 @@ def measure_rounds(
         order.shuffle(labels)
         for label in labels:
             look_at_anchor()
-            blocks[label]()  # what ran before left its own data in the caches
+            if label not in long:
+                blocks[label]()  # what ran before left its own data in the caches
             reading = timer.block(blocks[label], repeats[label])
             this_round[label] = [_per_call(reading, repeats[label])]
         for chain in order.sample(list(chains), len(chains)):
@@ -305,12 +343,17 @@ def measure_rounds(
         elapsed = timer.now() - start
         report("rounds", done, max(rounds, math.ceil(done * min_s / max(elapsed, 1e-9))))
     look_at_anchor()
+    contention = meter.read(timer.threads)
     slowness = _slowness(anchors)
     return Rounds(
-        {label: _correct(values, slowness) for label, values in readings.items()},
+        {
+            label: Measurement(_correct(values, slowness), is_contended(contention))
+            for label, values in readings.items()
+        },
         tuple(a.seconds for a in anchors),
         start - begin,
         done,
+        contention,
     )
 
 
@@ -354,14 +397,12 @@ def _slowness(anchors: Sequence[Reading]) -> Callable[[float], float]:
 
 def _correct(
     readings: Sequence[Sequence[Reading]], slowness: Callable[[float], float]
-) -> Measurement:
+) -> tuple[float, ...]:
     """One number a round; rounds that were interrupted throughout only if too few are left."""
     kept = [[r for r in values if not r.interrupted] for values in readings]
     if sum(map(bool, kept)) < MIN_ROUNDS:
         kept = [list(values) for values in readings]
-    return Measurement(
-        tuple(statistics.median(r.seconds / slowness(r.at) for r in v) for v in kept if v)
-    )
+    return tuple(statistics.median(r.seconds / slowness(r.at) for r in v) for v in kept if v)
 
 
 def _involuntary_switches() -> int:

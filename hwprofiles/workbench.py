@@ -17,6 +17,8 @@ from hwprofiles.timing import Case, CpuTimer, CudaTimer, Timer
 
 # Every layer gets its own weights in a chain, as in the network, unless they need more than this.
 MAX_OWN_BYTES = 2 * 2**30
+# Whole networks are what everything is calibrated to: longer blocks for them.
+NETWORK_BLOCK_S = 10e-3
 
 
 @dataclass(frozen=True)

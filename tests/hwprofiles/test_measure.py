@@ -9,7 +9,7 @@ import time
 import pytest
 import timm
 import torch
-from conftest import TinyNet
+from stand_ins import TinyNet
 from torch import nn
 
 import hwprofiles

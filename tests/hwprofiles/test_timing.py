@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import FakeClock
+from stand_ins import FakeClock
 
 from hwprofiles import timing
 from hwprofiles.fit import Point, fit_layer

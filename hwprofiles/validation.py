@@ -1,0 +1,135 @@
+"""Validation: how far a profile predicts networks that nobody measured for it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from hwprofiles.candidates import Candidate, time_candidates
+from hwprofiles.fit import relative_nnls
+from hwprofiles.profile import Profile
+from hwprofiles.schema import Scores, ValidatedNetwork, Validation
+from hwprofiles.timing import MIN_ROUNDS, Progress
+
+# So many networks are measured a second time for the noise floor.
+MEASURED_AGAIN = 6
+LEAST = 4
+DENSE = "dense"
+
+
+def validate(
+    profile: Profile,
+    model: str,
+    dense: Candidate,
+    at_step: Sequence[Candidate],
+    off_step: Sequence[Candidate] = (),
+    rounds: int = MIN_ROUNDS,
+    min_s: float = 8.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Validation:
+    """Measure networks here and compare them with the profile's predictions.
+
+    Args:
+        profile: with its calibration; its setting is measured in.
+        model: the uncut network's name.
+        dense: the uncut network.
+        at_step: cut networks whose widths are multiples of the channel step.
+        off_step: and others.
+        rounds, min_s, seed, progress: see ``time_candidates``.
+
+    Raises:
+        ValueError: fewer than four networks at the step, one that the profile was calibrated on,
+            or a setting that this machine does not have.
+        ProfileError: a layer that the profile does not hold.
+    """
+    if len(at_step) < LEAST:
+        raise ValueError(f"at_step: {len(at_step)} networks, allowed are {LEAST} or more")
+    networks = {DENSE: dense}
+    networks |= {f"step {i}": c for i, c in enumerate(at_step)}
+    networks |= {f"off {i}": c for i, c in enumerate(off_step)}
+    known = set(profile.calibration.networks)
+    for label, candidate in networks.items():
+        if label != DENSE and candidate.digest() in known:
+            raise ValueError(f"{label}: the profile was calibrated on this network")
+    predicted = {label: c.predict_s(profile) for label, c in networks.items()}
+    timed = time_candidates(profile, networks, rounds, min_s, seed, progress)
+    cut = [label for label in networks if label != DENSE]
+    chosen = random.Random(seed).sample(cut, min(MEASURED_AGAIN, len(cut)))
+    again = time_candidates(
+        profile,
+        {label: networks[label] for label in chosen},
+        rounds,
+        min_s * len(chosen) / len(networks),
+        seed + 1,
+        progress and (lambda stage, done, total: progress(f"again, {stage}", done, total)),
+    )
+    measured = {label: m.median_s for label, m in timed.measurements.items()}
+    repeated = {label: m.median_s for label, m in again.measurements.items()}
+    steps = [label for label in cut if label.startswith("step")]
+    offs = [label for label in cut if label.startswith("off")]
+    ratio = measured[DENSE] / predicted[DENSE]
+    seen = [r.contention for r in (timed, again) if r.contention is not None]
+    return Validation(
+        model=model,
+        utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        verdict="noisy" if "noisy" in (timed.verdict, again.verdict) else "ok",
+        contention=max(seen, default=None),
+        at_step=scores([predicted[n] for n in steps], [measured[n] for n in steps]),
+        off_step=scores([predicted[n] for n in offs], [measured[n] for n in offs])
+        if offs
+        else None,
+        macs_alone=alone([networks[n].macs for n in steps], [measured[n] for n in steps]),
+        params_alone=alone([networks[n].params for n in steps], [measured[n] for n in steps]),
+        speed_up_error=float(np.mean([abs(predicted[n] * ratio / measured[n] - 1) for n in steps])),
+        dense_error=1 / ratio - 1,
+        noise_floor=float(np.mean([abs(repeated[n] / measured[n] - 1) for n in chosen])),
+        networks=[
+            ValidatedNetwork(
+                label=label,
+                at_step=label in steps or label == DENSE,
+                layers=len(c.layers),
+                macs=c.macs,
+                params=c.params,
+                predicted_s=predicted[label],
+                measured_s=measured[label],
+                spread=timed.measurements[label].spread,
+                again_s=repeated.get(label),
+            )
+            for label, c in networks.items()
+        ],
+    )
+
+
+def scores(predicted: Sequence[float], measured: Sequence[float]) -> Scores:
+    """How far predictions are from measurements, both in seconds."""
+    errors = np.abs(np.array(predicted) / np.array(measured) - 1)
+    tau = float(kendalltau(predicted, measured).statistic) if len(errors) > 1 else 0.0
+    return Scores(
+        n=len(errors),
+        mape=float(errors.mean()),
+        within5=float((errors <= 0.05).mean()),
+        within10=float((errors <= 0.10).mean()),
+        max=float(errors.max()),
+        kendall_tau=0.0 if math.isnan(tau) else tau,  # all predictions are equal
+    )
+
+
+def alone(sizes: Sequence[float], measured: Sequence[float]) -> Scores:
+    """The scores of scale * size + offset, fitted to these measurements themselves."""
+    seconds: NDArray[np.float64] = np.array(measured)
+    rows = np.stack([np.array(sizes, dtype=float), np.ones(len(sizes))], axis=1)
+    return scores((rows @ relative_nnls(rows, seconds)).tolist(), measured)
+
+
+def with_validation(profile: Profile, results: Mapping[str, Validation]) -> Profile:
+    """The profile with these validations; one of a model replaces an older one."""
+    kept = [v for v in profile.validation if v.model not in results]
+    return profile.model_copy(update={"validation": [*kept, *results.values()]})
