@@ -2,9 +2,11 @@
 
     python benchmarks/coverage.py            # all, about ten minutes on one core
     python benchmarks/coverage.py "vit_*"    # some, printed only
+    python benchmarks/coverage.py --real     # the smallest gated model of every family, for real
 
 Models are built without memory (torch's meta device), so the largest cost nothing. Writes
-docs/coverage.csv and docs/coverage.md.
+docs/coverage.csv and docs/coverage.md. With --real the smallest gated model of every family is
+attached, masked at random, cut, and compared; writes docs/coverage_real.csv.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +27,26 @@ from timm.models._registry import _model_to_module
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import cpt_nas  # noqa: F401  registers its models
+import cpt_nas
 from cpt_nas.cut import join
 from cpt_nas.gating import Description, describe
 from cpt_nas.inspection import reach, share_left
 
 DOCS = Path(__file__).parents[1] / "docs"
+NO_ADAPTER = "no adapter for its blocks"
 KINDS = ("units and branches", "units only", "branches only", "not gated")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="?", default=None)
-    pattern = parser.parse_args().pattern
+    parser.add_argument("--real", action="store_true")
+    arguments = parser.parse_args()
+    pattern = arguments.pattern
     logging.disable(logging.WARNING)
+    if arguments.real:
+        check_real(pd.read_csv(DOCS / "coverage.csv"))
+        return
     names = [n for n in timm.list_models(pattern or "*") if not n.startswith("cpt_")]
     table = pd.DataFrame([look(name) for name in track(names, "models")])
     if pattern is not None:
@@ -75,7 +84,7 @@ def look(name: str) -> dict[str, Any]:
         "macs": macs[0],
         "unit_macs_share": macs[1],
         "removable_macs_share": macs[2],
-        "reason": "; ".join(dict.fromkeys(reasons(found)))[:200],
+        "reason": "; ".join(dict.fromkeys(reasons(found)))[:200] or NO_ADAPTER * (kind == KINDS[3]),
     }
 
 
@@ -125,10 +134,49 @@ def summary(table: pd.DataFrame) -> str:
     gated = table["kind"] != "not gated"
     share = table.get("unit_params_share", pd.Series(0.0, index=table.index))
     enough = share.fillna(0) >= 0.3
+    kinds = ", ".join(f"{n} {kind}" for kind, n in table["kind"].value_counts().items())
     return (
-        f"{len(table)} architectures: {gated.mean():.1%} gated; {enough.mean():.1%} with unit "
-        f"gates that reach 30 % of their parameters; {table.kind.value_counts().to_dict()}"
+        f"Of {len(table)} architectures {gated.mean():.1%} can be gated, {enough.mean():.1%} with "
+        f"unit gates that reach at least 30 % of their parameters ({kinds})"
     )
+
+
+def check_real(table: pd.DataFrame) -> None:
+    """Attach, mask, cut and compare the smallest gated model of every family, on real tensors."""
+    gated = table[table["kind"] != "not gated"].sort_values("params")
+    rows = []
+    for _, row in track(list(gated.groupby("family").first().reset_index().iterrows()), "families"):
+        rows.append({"family": row["family"], "model": row["model"], **cut_at_random(row["model"])})
+    result = pd.DataFrame(rows)
+    result.to_csv(DOCS / "coverage_real.csv", index=False, lineterminator="\n")
+    print(result[result["error"] != ""].to_string())
+    print(f"{len(result)} families, largest difference {result['difference'].max():.1e}")
+
+
+def cut_at_random(name: str) -> dict[str, Any]:
+    """The relative difference between a masked model and the same model cut, and what went wrong."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    x = torch.randn(1, *(model.pretrained_cfg or {}).get("input_size", (3, 224, 224)))
+    before = sum(p.numel() for p in model.parameters())
+    try:
+        search = cpt_nas.attach(model, x)
+        for gate in search.gates.values():
+            gate.theta.data = (torch.rand(len(gate)) > 0.4).float()
+            if len(gate) > 1:
+                gate.theta.data[0] = 1.0
+        with torch.no_grad():
+            masked = model(x)
+            after = search.finish()(x)
+    except Exception as error:
+        return {
+            "left": math.nan,
+            "difference": math.nan,
+            "error": f"{type(error).__name__}: {error}",
+        }
+    left = sum(p.numel() for p in model.parameters()) / before
+    difference = float((after - masked).abs().max() / masked.abs().max().clamp(min=1e-9))
+    return {"left": round(left, 4), "difference": difference, "error": ""}
 
 
 def page(table: pd.DataFrame) -> str:
