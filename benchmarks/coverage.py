@@ -154,7 +154,7 @@ def check_real(table: pd.DataFrame) -> None:
 
 
 def cut_at_random(name: str) -> dict[str, Any]:
-    """The relative difference between a masked model and the same model cut, and what went wrong."""
+    """How far a masked model and the same model cut are apart, and what went wrong."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     x = torch.randn(1, *(model.pretrained_cfg or {}).get("input_size", (3, 224, 224)))

@@ -17,11 +17,19 @@ from cpt_nas.gates import BernoulliGate, Fold, Multiply, MultiplyInput
 
 @dataclass(frozen=True)
 class Found:
-    """A branch of the model: the block's path, the branch's data, its name in the model."""
+    """A branch of the model.
+
+    Attributes:
+        block: the block's path.
+        branch: the branch's data.
+        name: its name in the model.
+        plain: the block is a mere container.
+    """
 
     block: str
     branch: Branch
     name: str
+    plain: bool = False
 
 
 @dataclass
@@ -63,8 +71,9 @@ def describe(
             result.refusals[path] = answer.reason
             continue
         for branch in answer:
-            result.branches.append(Found(path, branch, join(path, branch.name)))
-    result.branches = nest(result.branches)
+            plain = type(module) is nn.Sequential
+            result.branches.append(Found(path, branch, join(path, branch.name), plain))
+    result.branches = nest(without_doubles(result.branches))
     names = [f.name for f in result.branches]
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
@@ -123,6 +132,25 @@ def nest(branches: Sequence[Found]) -> list[Found]:
         uncut = "; ".join(r for r in (host.branch.uncut, inner.uncut) if r)
         kept[outer] = replace(host, branch=replace(host.branch, groups=groups, uncut=uncut))
     return kept
+
+
+def without_doubles(branches: Sequence[Found]) -> list[Found]:
+    """Drop the groups of plain containers whose tensors another adapter's groups slice already."""
+    taken: set[tuple[str, int]] = set()
+    kept = []
+    # The more specific adapter comes first: containers only get what is left.
+    for found in sorted(branches, key=lambda f: f.plain):
+        groups = []
+        for group in found.branch.groups:
+            slices = {(join(found.block, s.tensor), s.dim) for s in group.slices}
+            if found.plain and slices & taken:
+                continue
+            taken |= slices
+            groups.append(group)
+        if groups or not found.plain:
+            branch = replace(found.branch, groups=tuple(groups))
+            kept.append((branches.index(found), replace(found, branch=branch)))
+    return [found for _, found in sorted(kept, key=lambda pair: pair[0])]
 
 
 def renamed(group: UnitGroup, prefix: str) -> UnitGroup:

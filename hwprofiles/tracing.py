@@ -32,6 +32,10 @@ with warnings.catch_warnings():  # fvcore warns on import about its own dependen
     from fvcore.nn import FlopCountAnalysis
 
 
+# Networks have dimensions of size 2, 3 (query, key and value) and 4, but hardly ever of size 5.
+TRACED_BATCH = 5
+
+
 @dataclass(frozen=True)
 class Traced:
     """What one forward pass executed.
@@ -65,8 +69,8 @@ def trace_all(model: nn.Module, example_input: Tensor) -> Traced:
     Raises:
         ValueError: nothing that the model executes is a layer.
     """
-    if len(example_input) == 1:  # a batch of 1 cannot be told from a dimension of size 1
-        example_input = example_input.expand(2, *example_input.shape[1:])
+    if len(example_input) == 1:  # a batch of 1 cannot be told from a dimension of that size
+        example_input = example_input.expand(TRACED_BATCH, *example_input.shape[1:])
     modes = {module: module.training for module in model.modules()}
     devices = [example_input.device] if example_input.is_cuda else []
     try:
@@ -205,7 +209,7 @@ class _Recorder(TorchFunctionMode):
         for call in self.calls:
             signature = _signature(call)
             if signature not in by_signature:
-                by_signature[signature] = _count(_uncounted(call, signature))
+                by_signature[signature] = _count(_uncounted(call, signature), self.batch_size)
             name = call.name if not used[call.name] else f"{call.name}#{used[call.name]}"
             used[call.name] += 1
             fresh = set(call.parameters) - counted
@@ -243,16 +247,24 @@ def _uncounted(call: _Call, signature: str) -> LayerSpec:
     )
 
 
-def _count(spec: LayerSpec) -> LayerSpec:
+def _count(spec: LayerSpec, traced_batch: int) -> LayerSpec:
     """Fill in the multiply-adds, and whether the layer can be narrower."""
-    function, x = build(spec, spec.in_channels, spec.out_channels)
+    try:
+        macs = _macs(spec, 1)
+    except (RuntimeError, ValueError, IndexError):
+        # A function whose arguments follow the batch in a way of their own: as it was called.
+        return replace(spec, macs=_macs(spec, traced_batch) / traced_batch, scalable=False)
+    return replace(spec, macs=macs, scalable=_scales(spec))
+
+
+def _macs(spec: LayerSpec, batch_size: int) -> float:
+    function, x = build(spec, spec.in_channels, spec.out_channels, batch_size)
     analysis = FlopCountAnalysis(_AsModule(function), x)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        macs = float(analysis.total())
-    return replace(spec, macs=macs, scalable=_scales(spec))
+        return float(analysis.total())
 
 
 def _scales(spec: LayerSpec) -> bool:

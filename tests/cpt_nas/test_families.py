@@ -16,6 +16,7 @@ from families import FAMILIES, SLOW
 from networks import randomize_all
 from test_search import close, close_some, fix_masks
 from timm.layers import DropPath
+from tiny import lenet
 from torch import nn
 
 import cpt_nas
@@ -205,3 +206,26 @@ def test_gates_describe_the_models_own_units() -> None:
     assert (heads.kind, heads.size, heads.name) == ("heads", 2, "attn.heads")
     (hidden,) = found["blocks.0.mlp"].branch.groups
     assert (hidden.kind, hidden.size) == ("hidden", 192)
+
+
+def test_a_plain_sequential_network_gets_unit_gates() -> None:
+    """LeNet: every layer but the last; a linear layer reads 25 entries a filter."""
+    x = torch.randn(2, 3, 32, 32).double()
+    for fold in (True, False):
+        torch.manual_seed(0)
+        model = lenet().double()
+        search = cpt_nas.attach(model, x[:1], fold=fold)
+        sizes = {g.size for f in search.found.values() for g in f.branch.groups}
+        assert sizes == {6, 16, 32}
+        close_some(search, seed=2)
+        fix_masks(search)
+        masked = model(x)
+        assert close(search.finish()(x), masked)
+        assert model[3].in_channels < 6
+        assert model[7].in_features == 25 * model[3].out_channels
+
+
+def test_a_deep_stem_gets_unit_gates() -> None:
+    found = {f.name: f for f in describe(timm.create_model("resnet26d")).branches}
+    assert [g.size for g in found["conv1"].branch.groups] == [32, 32]
+    assert "layer1.0.downsample" not in found

@@ -348,3 +348,19 @@ tiny(
     use_grn=True,
     ls_init_value=None,
 )
+
+
+def lenet(num_classes: int = 10) -> nn.Sequential:
+    """A plain chain, ending in linear layers that read whole feature maps."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 32),
+        nn.ReLU(),
+        nn.Linear(32, num_classes),
+    )
