@@ -150,6 +150,8 @@ def executed(cost: Cost, structure: Structure) -> list[Executed]:
             continue
         n_in = term.width_in * (left[term.group_in] if term.group_in is not None else 1)
         n_out = term.width_out * (left[term.group_out] if term.group_out is not None else 1)
+        if term.layer.form == "channel":  # its output follows its input
+            n_out = n_in * term.layer.out_channels / term.layer.in_channels
         layers.append(Executed(term.layer.signature, n_in, n_out))
     return layers
 

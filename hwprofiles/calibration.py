@@ -11,10 +11,15 @@ is fitted to them. Of the forms tried on random sub-networks of three ResNets th
 seen, this had the smallest error: one scale alone predicts the narrow CIFAR networks as well, but
 ResNet-18 at 224 a third worse; an offset per network adds nothing. It stays multilinear in the
 gates, because it only changes layers' coefficients.
+
+The dense networks were measured before, with their layers. Machines drift by some per cent between
+two such sessions, and neither is the true one: what is fitted is the mean of both.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,6 +37,8 @@ DENSE_WEIGHT = 2.0
 # How strongly the two factors are drawn to one common scale, and the constant to zero, against the
 # networks; with ten networks 0 follows the noise, 1 hides what there is.
 SHRINKAGE = 0.3
+# Above this the two sessions disagree so much that the verdict is noisy.
+MAX_DRIFT = 0.05
 FORMS: tuple[Form, ...] = ("dense", "channel")
 
 
@@ -73,8 +80,13 @@ def calibrate(
     networks = {f"dense {m}": c for m, c in dense.items()}
     networks |= {f"cut {i}": c for i, c in enumerate(candidates)}
     table = features(profile, list(networks.values()))
+    begin = time.perf_counter()
     timed = time_candidates(profile, networks, rounds, min_s, seed, progress)
+    now = [timed.measurements[f"dense {m}"].median_s for m in dense]
+    then = [profile.dense[m].median_s for m in dense]
+    drift = float(np.exp(np.mean(np.log(np.array(now) / np.array(then)))))
     seconds = np.array([timed.measurements[label].median_s for label in networks])
+    seconds /= math.sqrt(drift)
     weights = np.array([DENSE_WEIGHT if label.startswith("dense") else 1.0 for label in networks])
     left_out = [_error_without(table, seconds, weights, i) for i in range(len(dense), len(seconds))]
     scale, by_form, per_layer_s = fit_calibration(table, seconds, weights)
@@ -86,7 +98,9 @@ def calibrate(
         per_layer_s=per_layer_s,
         left_out_error=float(np.mean(left_out)),
         seed=seed,
-        verdict="noisy" if timed.verdict == "noisy" else "ok",
+        drift=drift - 1,
+        wall_s=time.perf_counter() - begin,
+        verdict="noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
         networks=[c.digest() for c in networks.values()],
     )
     return _with(profile, calibration, dense)

@@ -254,9 +254,16 @@ def check(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="A page to read instead.")] = False,
+) -> None:
     """Print the file format as JSON schema. Example: hwprofiles schema > profile.schema.json"""
-    print(json.dumps(json_schema(), indent=2))
+    if markdown:
+        from hwprofiles.schema_doc import schema_page
+
+        print(schema_page())
+    else:
+        print(json.dumps(json_schema(), indent=2))
 
 
 def create_models(
@@ -366,7 +373,11 @@ def _calibration(c: Calibration) -> str:
     words += [f"{_time(c.per_layer_s)} a layer"] if c.per_layer_s else []
     if c.left_out_error is None:
         return f"{words[0]}, from the dense network(s) only"
-    return f"{', '.join(words)}; {c.n} networks, {_percent(c.left_out_error)} left out"
+    drift = "" if c.drift is None else f", drift {_percent(c.drift)}"
+    return (
+        f"{c.verdict}: {', '.join(words)}; from {c.n} networks, error of one predicted from the "
+        f"others {_percent(c.left_out_error)}{drift}"
+    )
 
 
 _HEADLINES = {

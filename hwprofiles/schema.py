@@ -126,6 +126,10 @@ class Calibration(Section):
         default=None, description="mean error of a network predicted from the others; null: dense"
     )
     seed: int | None = Field(default=None, description="of the cut networks; null: dense only")
+    drift: float | None = Field(
+        default=None, description="dense networks: measured here / with their layers - 1"
+    )
+    wall_s: NonNegative = 0.0
     verdict: Literal["ok", "noisy"] | None = None
     networks: list[str] = Field(
         default_factory=list, description="hashes of their layers: no validation is on these"

@@ -97,9 +97,31 @@ def test_check(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Pro
     assert code == 1 and out.startswith("device.name: profile has abacus, here is ")
 
 
+def test_check_of_a_setting(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    same = ("--device", "cpu", "--threads", "1", "--batch-size", "1", "--dtype", "float32")
+    code, out, _ = run(capsys, "check", str(file), *same, "--contiguous")
+    assert code == 0 and "this machine and software" in out
+    code, out, _ = run(capsys, "check", str(file), "--threads", "2", "--channels-last")
+    assert code == 1 and out.splitlines() == [
+        "workload.threads: profile has 1, the target is 2",
+        "workload.channels_last: profile has False, the target is True",
+    ]
+    code, _, err = run(capsys, "check", str(file), "--dtype", "int8")
+    assert code == 2 and err == "error: dtype: 'int8', allowed are float32 and bfloat16\n"
+
+
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "schema")
     assert code == 0 and json.loads(out)["title"] == "Profile"
+
+
+def test_the_page_of_the_schema_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "schema", "--markdown")
+    assert code == 0
+    page = Path(__file__).parents[2] / "docs" / "profile_schema.md"
+    assert page.read_text(encoding="utf-8") == out, "hwprofiles schema --markdown writes it"
+    for field in ("contention", "by_form", "speed_up_error", "peak_analytic_bytes"):
+        assert f"| `{field}` |" in out
 
 
 MISTAKES = [

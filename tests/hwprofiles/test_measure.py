@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import sys
 import time
 
 import pytest
@@ -162,22 +163,25 @@ def _burn(seconds: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_busy_machine_agrees_or_is_called_noisy() -> None:
-    """A hog on every core: within 10 % of the quiet profile, or flagged; never silently wrong."""
+@pytest.mark.parametrize("hogs", [1, hwprofiles.usable_cores()], ids=["one", "all cores"])
+@pytest.mark.parametrize("threads", [1, hwprofiles.usable_cores()], ids=["t1", "all threads"])
+def test_a_busy_machine_agrees_or_is_called_noisy(threads: int, hogs: int) -> None:
+    """Hogs on one or every core: within 10 % of the quiet profile, or flagged; never silently
+    wrong."""
     model = {"resnet18": timm.create_model("resnet18")}
-    quiet = measure(model, (3, 96, 96))
-    hogs = [
-        multiprocessing.Process(target=_burn, args=(120,))
-        for _ in range(multiprocessing.cpu_count())
-    ]
-    for hog in hogs:
+    quiet = measure(model, (3, 96, 96), threads=threads)
+    processes = [multiprocessing.Process(target=_burn, args=(120,)) for _ in range(hogs)]
+    for hog in processes:
         hog.start()
     try:
-        busy = measure(model, (3, 96, 96))
+        busy = measure(model, (3, 96, 96), threads=threads)
     finally:
-        for hog in hogs:
+        for hog in processes:
             hog.terminate()
             hog.join()
+    if threads + hogs > hwprofiles.usable_cores() and sys.platform == "linux":
+        assert busy.protocol.verdict == "noisy"
+        assert busy.protocol.contention is not None and busy.protocol.contention > 0.3
     if "noisy" not in (quiet.protocol.verdict, busy.protocol.verdict):
         a, b = quiet.dense["resnet18"].median_s, busy.dense["resnet18"].median_s
         assert b == pytest.approx(a, rel=0.1)

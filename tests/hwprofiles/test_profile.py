@@ -66,6 +66,10 @@ def test_any_values_survive_yaml(
     content["name"] = name
     content["created"] |= {"command": command, "seed": seed}
     content["cost_model"]["calibration"] |= {"scale": scale, "offset_s": offset}
+    content["cost_model"]["calibration"]["by_form"] = {"dense": kappa, "channel": coefficients[0]}
+    content["cost_model"]["calibration"]["per_layer_s"] = coefficients[1]
+    content["cost_model"]["calibration"]["drift"] = offset
+    content["protocol"]["contention"] = coefficients[2]
     content["weights"]["kappa"] = kappa
     fields = ("const_s", "per_in_s", "per_out_s", "per_in_out_s")
     content["layers"][0]["coefficients"] = dict(zip(fields, coefficients, strict=True))
@@ -122,6 +126,10 @@ FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("workload.models", ["other"]), "dense: holds ['tiny'], workload.models ['other']"),
     (put("workload.input_size", [3, 8]), "workload.input_size"),
     (put("cost_model.calibration.scale", 0.0), "cost_model.calibration.scale (0.0)"),
+    (put("cost_model.calibration.by_form", {"cubic": 1.0}), "calibration.by_form"),
+    (put("cost_model.calibration.per_layer_s", -1e-9), "calibration.per_layer_s"),
+    (put("protocol.contention", -0.1), "protocol.contention (-0.1)"),
+    (put("validation", [{"model": "tiny"}]), "validation.0.utc: field required"),
     (put("fingerprint.id", "../../etc"), "fingerprint.id"),
     (put("protocol.verdict", "great"), "protocol.verdict ('great')"),
 ]
