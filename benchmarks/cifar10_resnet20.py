@@ -4,7 +4,8 @@
 
 FOLDER holds train.tar.gz and test.tar.gz. Measures a profile of this machine (one thread, batch
 1), trains the three runs side by side on one thread each, measures every result in the profile's
-setting afterwards, when the machine is quiet, and writes docs/cifar10_resnet20.csv.
+setting afterwards, and writes docs/cifar10_resnet20.csv and the table in docs/cifar10.md and
+README.md. Finished trainings are not repeated: once more on a quiet machine measures anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import markdown
+import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
@@ -59,7 +63,31 @@ def main() -> None:
     runs = [str(output / name) for name in jobs]
     report = output / "report"
     run(["cpt_nas.cli", "report", *runs, "--profile", str(profile), "--measure", "-o", str(report)])
-    shutil.copyfile(report / "runs.csv", ROOT / "docs" / "cifar10_resnet20.csv")
+    csv = ROOT / "docs" / "cifar10_resnet20.csv"
+    shutil.copyfile(report / "runs.csv", csv)
+    table = results(pd.read_csv(csv))
+    for page in (ROOT / "docs" / "cifar10.md", ROOT / "README.md"):
+        markdown.insert(page, {"cifar10": table})
+
+
+def results(runs: pd.DataFrame) -> str:
+    """The runs as a markdown table."""
+    shown = {
+        "accuracy": ("test acc. %", "{:.2f}", 1.0),
+        "fPR": ("MACs pruned %", "{:.1f}", 1.0),
+        "pPR": ("params pruned %", "{:.1f}", 1.0),
+        "layers_left": ("layers left", "{:.0f}", 1.0),
+        "branches_left": ("branches left", "{:.0f}", 1.0),
+        "train_load": ("training load", "{:.2f}", 1.0),
+        "predicted_s:cpu-t1-b1": ("predicted ms", "{:.2f}", 1e3),
+        "measured_s:cpu-t1-b1": ("measured ms", "{:.2f}", 1e3),
+        "measured_speedup:cpu-t1-b1": ("measured speed-up", "{:.2f}", 1.0),
+    }
+    rows = [
+        [run["name"], *(form.format(run[key] * unit) for key, (_, form, unit) in shown.items())]
+        for _, run in runs.iterrows()
+    ]
+    return markdown.table(["run", *(head for head, _, _ in shown.values())], rows)
 
 
 def run(command: list[str]) -> None:

@@ -20,6 +20,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import markdown
 import numpy as np
 import pandas as pd
 import timm
@@ -35,7 +36,6 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 MODELS = {"cpt_resnet56": 32, "resnet18": 224, "resnet50": 224}
 COMPARED = 30  # structures on which two profilings of one setting are compared
-BEGIN, END = "<!-- table: {} -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -242,10 +242,14 @@ def tables(t: pd.DataFrame) -> dict[str, str]:
     }
     heads = [f"{r.model}, {r.threads} thr., batch {r.batch_size}" for r in rows_of(t)]
     return {
-        "results": markdown(["", "goal", "at least", *heads], results),
-        "beside": markdown(["", *heads], beside),
-        "memory": markdown(["", *heads], mib),
+        "results": markdown.table(["", "goal", "at least", *heads], _labelled(results)),
+        "beside": markdown.table(["", *heads], _labelled(beside)),
+        "memory": markdown.table(["", *heads], _labelled(mib)),
     }
+
+
+def _labelled(rows: dict[str, list[str]]) -> list[list[str]]:
+    return [[label, *values] for label, values in rows.items()]
 
 
 def rows_of(t: pd.DataFrame) -> list:
@@ -261,26 +265,13 @@ def mark(text: str, passed: bool) -> str:
     return text if passed else f"**{text}** †"
 
 
-def markdown(heads: list[str], rows: dict[str, list[str]]) -> str:
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += [f"| {label} | {' | '.join(values)} |" for label, values in rows.items()]
-    return "\n".join(lines)
-
-
 def write_tables(path: Path, table: pd.DataFrame) -> None:
     """Put the tables between their markers; the text around them stays."""
-    text = path.read_text(encoding="utf-8")
     pictures = [
         f"![{r.profile}: predicted against measured](profiles/{r.profile}-{r.model}.png)"
         for r in rows_of(table)
     ]
-    for marker, content in {**tables(table), "pictures": "\n\n".join(pictures)}.items():
-        begin = BEGIN.format(marker)
-        head, found, rest = text.partition(begin)
-        if not found:
-            raise ValueError(f"{path}: has no {begin}")
-        text = f"{head}{begin}\n{content}\n{END}{rest.partition(END)[2]}"
-    path.write_text(text, encoding="utf-8")
+    markdown.insert(path, {**tables(table), "pictures": "\n\n".join(pictures)})
 
 
 if __name__ == "__main__":
