@@ -50,6 +50,7 @@ TINY = {
 CONVOLUTIONAL: Families = {
     "resnet": ("test_resnet", {}, 32),
     "efficientnet": ("test_efficientnet", {}, 32),
+    "efficientnet_gn": ("test_efficientnet_gn", {}, 32),
     "mobilenetv3": ("mobilenetv3_small_050", {}, 32),
     "mobilenetv4": ("mobilenetv4_conv_small_035", {}, 64),
     "regnet": ("regnety_002", {}, 64),
