@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, LayerNorm2d
+from timm.layers import BatchNormAct2d, GroupNormAct, LayerNorm2d
 from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
@@ -123,6 +123,12 @@ def _group_norm(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Mod
     return nn.GroupNorm(options["num_groups"], cin, affine=options["affine"])
 
 
+def _group_norm_act(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
+    return GroupNormAct(
+        cin, options["num_groups"], affine=options["affine"], act_layer=options["act"]
+    )
+
+
 def _plain(cls: type[nn.Module]) -> MakeModule:
     return lambda options, cin, cout, dense_cin: cls(**options)
 
@@ -138,6 +144,9 @@ MODULE_TYPES: dict[type[nn.Module], ModuleType] = {
     nn.BatchNorm2d: ModuleType("batch_norm2d", ("affine",), _norm(nn.BatchNorm2d), axis=1),
     BatchNormAct2d: ModuleType("batch_norm_act2d", ("affine", "act"), _batch_norm_act, axis=1),
     nn.GroupNorm: ModuleType("group_norm", ("num_groups", "affine"), _group_norm, axis=1),
+    GroupNormAct: ModuleType(
+        "group_norm_act", ("num_groups", "affine", "act"), _group_norm_act, axis=1
+    ),
     nn.LayerNorm: ModuleType("layer_norm", _LAYER_NORM, _norm(nn.LayerNorm, *_LAYER_NORM), axis=-1),
     TimmLayerNorm: ModuleType("layer_norm", _LAYER_NORM, _norm(nn.LayerNorm, *_LAYER_NORM), -1),
     LayerNorm2d: ModuleType("layer_norm2d", _LAYER_NORM, _layer_norm2d, axis=1),

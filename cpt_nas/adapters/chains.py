@@ -94,7 +94,10 @@ def has(block: nn.Module, name: str) -> bool:
 
 @dataclass
 class _Open:
-    """A group under construction: what lies behind its first layer so far."""
+    """A group under construction: what lies behind its first layer so far.
+
+    ``trouble`` is why there is none after all, if a dense layer follows that would read it.
+    """
 
     producer: str
     channels: int
@@ -120,7 +123,9 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
     current: _Open | None = None
     for name, module in flatten(block, names):
         if is_dense(module):
-            if current is not None:
+            if current is not None and current.trouble:
+                reasons.append(current.trouble)
+            elif current is not None:
                 made = _close(block, current, name, module)
                 if isinstance(made, UnitGroup):
                     if any(made.name == g.name for g in groups):
@@ -131,12 +136,8 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
             outputs, linear = _outputs(module), isinstance(module, nn.Linear)
             current = _Open(name, outputs, linear)
         elif current is not None:
-            trouble = _trouble(name, module, current.linear)
-            if trouble:
-                reasons.append(trouble)
-                current = None
-            else:
-                current.through.append((name, module))
+            current.trouble = current.trouble or _trouble(name, module, current.linear)
+            current.through.append((name, module))
     return tuple(groups), "; ".join(dict.fromkeys(reasons))
 
 

@@ -21,7 +21,7 @@ from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import unit_groups
 from cpt_nas.adapters.residual import tail
 
-_CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
+CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
     ConvBnAct: ("conv", "bn1", "aa"),
     DepthwiseSeparableConv: ("conv_s2d", "bn_s2d", "conv_dw", "bn1", "aa", "se", "conv_pw", "bn2"),
     InvertedResidual: (
@@ -36,10 +36,10 @@ _CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 
 
-@REGISTRY.add(*_CHAINS)
+@REGISTRY.add(*CHAINS)
 def inverted_residual(block: nn.Module) -> list[Branch] | Refusal:
     """One branch, ``drop_path(chain(x)) + x``, gated where there is a skip."""
-    chain = tuple(n for n in _CHAINS[type(block)] if getattr(block, n, None) is not None)
+    chain = tuple(n for n in CHAINS[type(block)] if getattr(block, n, None) is not None)
     groups, uncut = unit_groups(block, chain)
     if not block.has_skip:
         if not groups:

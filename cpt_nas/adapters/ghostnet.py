@@ -3,7 +3,7 @@ the other half, so its units stay."""
 
 from __future__ import annotations
 
-from timm.models.ghostnet import GhostBottleneck
+from timm.models.ghostnet import GhostBottleneck, GhostBottleneckV3
 from timm.models.repghost import RepGhostBottleneck
 
 from cpt_nas.adapters.residual import chain_block
@@ -13,4 +13,12 @@ chain_block(
     RepGhostBottleneck,
     chain=("ghost1", "conv_dw", "bn_dw", "se", "ghost2"),
     shortcut="shortcut",
+)
+chain_block(
+    GhostBottleneckV3,
+    chain=("ghost1", "conv_dw", "bn_dw", "dw_rpr_scale", "dw_rpr_conv", "se", "ghost2"),
+    shortcut="shortcut",
+    # With a stride, three more depthwise convolutions are added up before the shortcut is.
+    extra=(":add#1", ":add#2", ":add#3"),
+    parallel="half of its channels are made from the other half",
 )

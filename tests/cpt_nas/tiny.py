@@ -13,6 +13,7 @@ from timm.models import (
     convmixer,
     convnext,
     cspnet,
+    cspnext,
     dla,
     efficientformer,
     efficientnet,
@@ -22,11 +23,13 @@ from timm.models import (
     gcvit,
     ghostnet,
     hgnet,
+    lcnetv2,
     maxxvit,
     metaformer,
     mlp_mixer,
     nest,
     pvt_v2,
+    rdnet,
     register_model,
     regnet,
     repghost,
@@ -34,6 +37,7 @@ from timm.models import (
     resnest,
     resnetv2,
     rexnet,
+    selecsls,
     senet,
     sknet,
     tiny_vit,
@@ -125,6 +129,12 @@ def _csp(block: str) -> cspnet.CspModelCfg:
 
 for _kind in ("bottle", "dark", "edge"):
     tiny(f"csp_{_kind}", cspnet.CspNet, _csp(_kind))
+tiny(
+    "cspnext",
+    cspnext.CspNext,
+    depths=(2, 1, 1),
+    channels=(16, 16, 32),
+)
 _dla = partial(dla.DLA, levels=(1, 1, 1, 2, 1, 1), channels=(8, 8, 16, 16, 16, 32))
 tiny("dla", _dla, block=dla.DlaBasic)
 tiny("dla_bottleneck", _dla, block=dla.DlaBottleneck)
@@ -147,6 +157,7 @@ tiny("tresnet", tresnet.TResNet, [1, 2, 2, 1], width_factor=0.25)
 tiny("rexnet", rexnet.RexNet, initial_chs=8, final_chs=24, depth_mult=0.5, width_mult=1.0)
 _ghosts = [[[3, 8, 8, 0, 1]], [[3, 16, 16, 0.25, 2]], [[3, 16, 16, 0, 1]], [[3, 16, 16, 0, 1]]]
 tiny("ghostnet", ghostnet.GhostNet, _ghosts)
+tiny("ghostnetv3", ghostnet.GhostNet, _ghosts, version="v3")
 tiny("repghost", repghost.RepGhostNet, _ghosts)
 tiny("repvit", repvit.RepVit, embed_dim=(8, 16), depth=(2, 2))
 tiny(
@@ -196,6 +207,30 @@ tiny(
     small=True,
     num_init_features=8,
 )
+tiny(
+    "rdnet",
+    rdnet.RDNet,
+    growth_rates=(8, 8, 16),
+    num_blocks_list=(2, 1, 2),
+    block_type=("Block", "Block", "BlockESE"),
+    is_downsample_block=(None, True, True),
+    num_init_features=8,
+    ls_init_value=0.5,
+)
+_selecsls = {
+    "block": selecsls.SelecSlsBlock,
+    "features": [(32, 0, 16, 16, True, 2), (16, 16, 16, 24, False, 1)],
+    "head": [(24, 16, 3, 2), (16, 24, 3, 1), (24, 32, 3, 1), (32, 16, 1, 1)],
+    "num_features": 16,
+    "feature_info": [
+        {"num_chs": 32, "reduction": 2, "module": "stem.2"},
+        {"num_chs": 24, "reduction": 4, "module": "features.1"},
+        {"num_chs": 24, "reduction": 8, "module": "head.1"},
+        {"num_chs": 16, "reduction": 8, "module": "head.3"},
+    ],
+}
+tiny("selecsls", selecsls.SelecSls, _selecsls)
+tiny("lcnetv2", lcnetv2.LCNetV2, scale=0.125, depths=(1, 2, 3, 2), head_hidden_size=16)
 tiny("convmixer", convmixer.ConvMixer, dim=16, depth=3)
 _preact = regnet.RegNetCfg(
     depth=7, w0=24, wa=36.44, wm=2.49, group_size=8, stem_width=8, preact=True, se_ratio=0.25

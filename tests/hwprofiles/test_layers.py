@@ -79,6 +79,7 @@ LAYERS = {
     "batch norm": (nn.BatchNorm2d(12), (12, 5, 5)),
     "batch norm, not affine": (nn.BatchNorm2d(12, affine=False), (12, 5, 5)),
     "batch norm and activation": (timm.layers.BatchNormAct2d(12), (12, 5, 5)),
+    "group norm and activation": (timm.layers.GroupNormAct(12, 4), (12, 5, 5)),
     "layer norm": (nn.LayerNorm(12), (7, 12)),
     "layer norm of pictures": (timm.layers.LayerNorm2d(12), (12, 5, 5)),
     "group norm": (nn.GroupNorm(4, 12), (12, 5, 5)),
