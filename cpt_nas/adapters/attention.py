@@ -6,6 +6,8 @@ heads' values passes there, so a closed head is exactly a missing one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from timm.layers import Attention, AttentionRope
 from torch import nn
 
@@ -15,6 +17,12 @@ from cpt_nas.adapters.mlp import within
 
 # What the attention calls itself between its linear layers: one channel a head.
 CALLS = (":scaled_dot_product_attention", ":mul", ":mul#1", ":matmul", ":matmul#1", ":softmax")
+_OUTPUTS = {
+    nn.Linear: "out_features",
+    nn.Conv2d: "out_channels",
+    nn.BatchNorm1d: "num_features",
+    nn.BatchNorm2d: "num_features",
+}
 
 
 @REGISTRY.add(Attention, AttentionRope)
@@ -32,25 +40,53 @@ def attention(block: nn.Module) -> list[Branch] | Refusal:
     makers = makers or {"q_proj": 1, "k_proj": 1, "v_proj": 1}
     if getattr(block, "gate", None) is not None:
         makers["gate"] = 1
-    slices: list[Slice] = []
-    for name, parts in makers.items():
-        slices.append(Slice(f"{name}.weight", 0, width, parts))
-        if getattr(block.get_submodule(name), "bias", None) is not None:
-            slices.append(Slice(f"{name}.bias", 0, width, parts))
-    read = Slice("proj.weight", 1, width)
-    counts = [Count(name, "out_features", width * parts) for name, parts in makers.items()]
-    counts += [Count("proj", "in_features", width), Count("", "num_heads")]
-    counts += [Count("", "attn_dim", width)]
+    counts = [Count("", "num_heads"), Count("", "attn_dim", width)]
     if isinstance(block, AttentionRope):
         counts += [Count("", "num_kv_heads"), Count("", "kv_dim", width)]
-    group = UnitGroup(
+    return within((heads_group(block, heads, makers, counts),))
+
+
+def heads_group(
+    block: nn.Module,
+    heads: int,
+    makers: Mapping[str, int],
+    counts: Sequence[Count] = (Count("", "num_heads"),),
+    slices: Sequence[Slice] = (),
+    reader: str = "proj",
+    calls: Sequence[str] = CALLS,
+) -> UnitGroup:
+    """The heads of an attention whose output one linear layer (or 1x1 convolution) reads.
+
+    Args:
+        heads: how many there are.
+        makers: the layers that make queries, keys, values or gates -> of how many of these they
+            hold the heads, one after the other; 1 too where each head has all of its own together.
+        counts: attributes of the attention that count heads or their channels.
+        slices: further tensors with entries of each head.
+        reader: the layer that reads all the heads.
+        calls: what works head by head in between.
+    """
+    cuts: list[Slice] = []
+    counted, made = list(counts), dict[str, int]()
+    for name, parts in makers.items():
+        module = block.get_submodule(name)
+        width = int(getattr(module, _OUTPUTS[type(module)])) // (heads * parts)
+        tensors = ("weight", "bias", "running_mean", "running_var")
+        held = [t for t in tensors if getattr(module, t, None) is not None]
+        cuts += [Slice(f"{name}.{t}", 0, width, parts) for t in held]
+        counted.append(Count(name, _OUTPUTS[type(module)], width * parts))
+        made[name] = width * parts
+    last = block.get_submodule(reader)
+    inputs = "in_features" if isinstance(last, nn.Linear) else "in_channels"
+    width = getattr(last, inputs) // heads
+    read = Slice(f"{reader}.weight", 1, width)
+    return UnitGroup(
         name="heads",
         kind="heads",
         size=heads,
-        slices=(*slices, read),
-        counts=tuple(counts),
+        slices=(*cuts, *slices, read),
+        counts=(*counted, Count(reader, inputs, width)),
         folds=(read,),
-        produced_by={n: width * p for n, p in makers.items()} | dict.fromkeys(CALLS, 1),
-        consumed_by={"proj": width},
+        produced_by=made | dict.fromkeys(calls, 1),
+        consumed_by={reader: width},
     )
-    return within((group,))

@@ -43,11 +43,13 @@ class Chain:
     Attributes:
         steps: names of modules in calling order, or of parameters that scale; methods; functions.
         base: the module that the skip connection passes; '' where it is the input itself.
+        before: a module that the stream passes before the branch begins; '' where there is none.
         calls: functions that the block calls for this branch alone, as ':roll'.
     """
 
     steps: tuple[Step, ...]
     base: str = ""
+    before: str = ""
     calls: tuple[str, ...] = ()
 
     @property
@@ -65,6 +67,7 @@ def run_chains(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """
     chains, informed, after = block.left_chains
     for chain in chains:
+        x = getattr(block, chain.before)(x) if chain.before else x
         y = x
         for step in chain.steps:
             if isinstance(step, Via):
@@ -126,7 +129,9 @@ def _branch(
     def remove(now: Any) -> nn.Module:
         held = now.left_chains[0] if "left_chains" in now.__dict__ else tuple(chains)
         left = [replace(c, steps=()) if c == chain else c for c in held]
-        left = [c for c in left if c.steps or (c.base and not is_silent(getattr(now, c.base)))]
+        passed = [[n for n in (c.base, c.before) if n] for c in left]
+        works = [any(not is_silent(getattr(now, n)) for n in names) for names in passed]
+        left = [c for c, does in zip(left, works) if c.steps or does]
         for name in (*alone, *scales):
             if parametrize.is_parametrized(now, name):
                 parametrize.remove_parametrizations(now, name, leave_parametrized=False)

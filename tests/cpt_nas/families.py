@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import tiny  # noqa: F401  registers cpt_tiny_*
+import tiny_transformers  # noqa: F401
 
 Families = dict[str, tuple[str, dict[str, Any], int]]
 
@@ -122,6 +123,23 @@ TRANSFORMERS: Families = {
     "vit_relpos": ("test_vit_relpos", {"img_size": 32}, 32),
     "vit_relpos_post": ("vit_relpos_small_patch16_rpn_224", SMALL | {"img_size": 32}, 32),
 }
+
+# Of tiny_transformers.py: id -> input size.
+TINY_TRANSFORMERS = {
+    "msra": 128,
+    "shvit": 128,
+    "lowformer": 64,
+    "lowformer_separate": 64,
+    "cpubone": 64,
+    "iformer": 64,
+    "swiftformer": 64,
+    "efficientvim": 128,
+    "rdnet": 64,
+    "gemma4": 64,
+    "efficientvit": 64,
+    "efficientvit_large": 64,
+}
+TRANSFORMERS |= {n: (f"cpt_tiny_{n}", {}, size) for n, size in TINY_TRANSFORMERS.items()}
 
 FAMILIES = CONVOLUTIONAL | TRANSFORMERS
 

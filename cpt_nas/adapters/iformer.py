@@ -1,0 +1,9 @@
+"""timm.models.iformer: every branch stands in a Residual, scaled where the model has a scale."""
+
+from __future__ import annotations
+
+from timm.models.iformer import Residual
+
+from cpt_nas.adapters.residual import residual_block
+
+residual_block(Residual, ("module", "drop_path", "gamma"))
