@@ -61,6 +61,7 @@ def folder(tmp_path: Path) -> Path:
         (["train", "--recipe", "recipe.yaml", "--profile", "p.yaml"], "no search section"),
         (["train", "--recipe", "search.yaml", "--profile", "absent.yaml"], "absent.yaml"),
         (["train", "--recipe", "search.yaml", "--set", "search.alpha=2"], "search.alpha"),
+        (["train", "--recipe", "search.yaml", "--set", "search.log_gamma=-1"], "search.log_gamma"),
         (["train", "--recipe", "search.yaml", *UNGATED], "nothing can"),
         (["train", "--recipe", "recipe.yaml", "--set", "model.name=resnet19"], "no model"),
         (["train", "--recipe", "recipe.yaml", "--set", "data.name=images"], "data.root"),

@@ -6,6 +6,7 @@ Add a family: an adapter file, and a line in families.py.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -31,6 +32,11 @@ CASES = [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in so
 
 
 def build(family: str) -> nn.Module:
+    return copy.deepcopy(prototype(family))
+
+
+@functools.cache
+def prototype(family: str) -> nn.Module:
     name, kwargs, _ = FAMILIES[family]
     torch.manual_seed(0)
     kwargs = {"num_classes": 5, "drop_rate": 0.0, **kwargs}
