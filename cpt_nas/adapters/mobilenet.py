@@ -45,7 +45,7 @@ def blocks_in_a_row(model: nn.Module) -> list[Branch] | Refusal:
 def _rows(blocks: nn.Module) -> Iterator[list[int]]:
     """Indices of blocks that follow one another without skips."""
     row: list[int] = []
-    for index, block in enumerate(blocks):  # type: ignore[arg-type]
+    for index, block in enumerate(blocks.children()):
         if type(block) is DepthwiseSeparableConv and not block.has_skip:
             row.append(index)
         else:

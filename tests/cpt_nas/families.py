@@ -134,7 +134,6 @@ TINY_TRANSFORMERS = {
     "iformer": 64,
     "swiftformer": 64,
     "efficientvim": 128,
-    "rdnet": 64,
     "gemma4": 64,
     "efficientvit": 64,
     "efficientvit_large": 64,

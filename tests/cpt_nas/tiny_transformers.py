@@ -10,7 +10,6 @@ from timm.models import (
     gemma4_vit,
     iformer,
     lowformer,
-    rdnet,
     shvit,
     swiftformer,
 )
@@ -46,16 +45,6 @@ tiny(
     embed_dim=(16, 16, 32),
     depths=(1, 1, 1),
     state_dim=(8, 8, 4),
-)
-tiny(
-    "rdnet",
-    rdnet.RDNet,
-    growth_rates=(8, 8, 8),
-    num_blocks_list=(1, 2, 1),
-    block_type=("Block", "BlockESE", "BlockESE"),
-    is_downsample_block=(None, True, False),
-    num_init_features=16,
-    ls_init_value=0.5,
 )
 
 
