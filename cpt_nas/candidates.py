@@ -23,8 +23,8 @@ NARROWEST = 1 / 8
 BISECTIONS = 20
 # At this level every draw is the dense network.
 DENSE_LEVEL = 2.0
-# Draws a structure, before it is said that there are no more.
-TRIALS = 20
+# So many draws in a row that give nothing new mean that there is no more.
+TRIALS = 50
 
 
 def random_structures(
@@ -61,10 +61,9 @@ def random_structures(
     low, high = COST_RANGE
     taken = {*exclude, digest(executed(cost, dense))}
     structures: list[Structure] = []
-    for i in range(count * TRIALS):
-        if len(structures) == count:
-            break
-        share = low + (high - low) * (i % count + rng.random()) / count
+    draws = in_vain = 0
+    while len(structures) < count and in_vain < TRIALS:
+        share = low + (high - low) * (draws % count + rng.random()) / count
         draw = _Draw(found, dense, rng, channel_step, aligned)
         below, above = 0.0, DENSE_LEVEL
         for _ in range(BISECTIONS):
@@ -75,7 +74,9 @@ def random_structures(
                 below = level
         structure = draw.at(below)
         key = digest(executed(cost, structure))
+        draws, in_vain = draws + 1, in_vain + 1
         if key not in taken:
+            in_vain = 0
             taken.add(key)
             structures.append(structure)
     if len(structures) < count:
