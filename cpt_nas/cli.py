@@ -1,7 +1,8 @@
-"""cpt-nas: demo | profile | validate-profile | inspect | train | export | report."""
+"""cpt-nas: demo | profile | validate-profile | inspect | train | retrain | export | report."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,9 @@ import torch
 import typer
 import yaml
 from rich.console import Console
+from rich.table import Table
 
+from cpt_nas.budget import MEASURES, BudgetError, format_amount
 from cpt_nas.config import ConfigError, Recipe, load_recipe
 from cpt_nas.gating import describe
 from cpt_nas.inspection import show
@@ -30,6 +33,9 @@ app.command("profile")(profile_command)
 app.command("validate-profile")(validate_profile)
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: key=value; may be repeated.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 
 
@@ -39,9 +45,13 @@ def train(
     profile: Annotated[
         str | None, typer.Option(help="Cost profile: a file, or the name of a shipped one.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override: key=value; may be repeated.")
+    latency_budget: Annotated[
+        str | None,
+        typer.Option(help="12ms, or a share of the dense network's such as 0.5; by the profile."),
     ] = None,
+    params_budget: Annotated[str | None, typer.Option(help="150k, or a share.")] = None,
+    macs_budget: Annotated[str | None, typer.Option(help="20M, or a share.")] = None,
+    set_: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Run folder to go on with, from its last checkpoint.")
@@ -59,7 +69,9 @@ def train(
 
     Examples:
 
-      cpt-nas train --recipe recipes/digits.yaml --profile cpu.yaml -o runs/cpu
+      cpt-nas train --recipe recipes/digits.yaml --profile cpu.yaml --latency-budget 0.5 -o runs/cpu
+
+      cpt-nas train --recipe recipes/digits.yaml --params-budget 150k --macs-budget 0.5
 
       cpt-nas train --recipe recipes/digits.yaml --dense -o runs/dense
 
@@ -67,38 +79,76 @@ def train(
 
       torchrun --nproc-per-node 2 -m cpt_nas.cli train --recipe recipes/digits.yaml -o runs/ddp
     """
-    from cpt_nas import runfolder
     from cpt_nas.train import train as run
 
+    amounts = {"latency": latency_budget, "params": params_budget, "macs": macs_budget}
+    budgets = {f"{m}_budget": amount for m, amount in amounts.items() if amount is not None}
     if resume is not None:
-        if any((recipe, set_, profile, output, dense, allow_foreign)):
+        if any((recipe, set_, profile, output, dense, allow_foreign, budgets)):
             raise ConfigError("--resume: takes the run's own recipe; give no other option with it")
         run(load_recipe(resume / "recipe.yaml"), resume, resume=True)
         return
     if recipe is None:
         raise ConfigError("--recipe: is missing; name a YAML file, or --resume a run folder")
-    loaded = with_profile(load_recipe(recipe, set_ or ()), profile, dense, allow_foreign)
-    folder = output or runfolder.default_folder(loaded)
-    result = run(loaded, folder)
+    loaded = with_search(load_recipe(recipe, set_ or ()), profile, dense, allow_foreign, budgets)
+    start(loaded, output)
+
+
+def start(recipe: Recipe, output: Path | None) -> None:
+    """Train, and say in one line what came of it; an impossible budget is shown as a table."""
+    from cpt_nas import runfolder
+    from cpt_nas.train import train as run
+
+    folder = output or runfolder.default_folder(recipe)
+    try:
+        result = run(recipe, folder)
+    except BudgetError as error:
+        table = Table("constraint", "dense", "budget", "lowest possible")
+        for row in error.table:
+            table.add_row(*row)
+        Console(stderr=True).print(table)
+        raise
     if result:
-        out.print(
-            f"{folder}: accuracy {result['test_acc']:.2f} %,"
-            f" MACs {result['macs'] / 1e6:.2f} M of {result['macs_dense'] / 1e6:.2f} M,"
-            f" parameters {result['params'] / 1e6:.3f} M of {result['params_dense'] / 1e6:.3f} M,"
-            f" branches {result['branches']} of {result['branches_dense']}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        out.print(f"{folder}: {summary(result)}", highlight=False, soft_wrap=True)
 
 
-def with_profile(
-    recipe: Recipe, profile: str | None, dense: bool = False, allow_foreign: bool = False
+def summary(result: dict[str, Any]) -> str:
+    """A finished run in one line."""
+    line = (
+        f"accuracy {result['test_acc']:.2f} %,"
+        f" MACs {result['macs'] / 1e6:.2f} M of {result['macs_dense'] / 1e6:.2f} M,"
+        f" parameters {result['params'] / 1e6:.3f} M of {result['params_dense'] / 1e6:.3f} M,"
+        f" branches {result['branches']} of {result['branches_dense']}"
+    )
+    for measure, bound in (result.get("budgets") or {}).items():
+        reached = format_amount(measure, result["reached"][measure])
+        line += f"; {measure} {reached}, budget {format_amount(measure, bound)}"
+    if result.get("budgets"):
+        line += f"; {result['forced']} gates decided by force"
+    return line
+
+
+def with_search(
+    recipe: Recipe,
+    profile: str | None = None,
+    dense: bool = False,
+    allow_foreign: bool = False,
+    budgets: Mapping[str, str] | None = None,
 ) -> Recipe:
-    """The recipe with a search under ``profile``, or without a search."""
+    """The recipe with a search under ``profile`` and ``budgets``, or without a search.
+
+    Budgets replace those of the recipe, and its log_gamma.
+    """
     values: dict[str, Any] = recipe.model_dump()
+    if dense and (profile is not None or budgets):
+        raise ConfigError("--dense: leaves the search out, so --profile and budgets have no use")
+    if budgets:
+        name = f"--{next(iter(budgets)).replace('_', '-')}"
+        if values["search"] is None:
+            raise ConfigError(f"{name}: the recipe has no search section to use it")
+        stated = dict.fromkeys(f"{m}_budget" for m in MEASURES) | dict(budgets)
+        values["search"] |= stated | {"log_gamma": None}
     if dense:
-        if profile is not None:
-            raise ConfigError("--dense: leaves the search out, so --profile has no use")
         values["search"] = None
     elif profile is not None:
         if values["search"] is None:
@@ -109,6 +159,29 @@ def with_profile(
             raise ConfigError("--allow-foreign: there is no profile that could be of elsewhere")
         values["search"]["allow_foreign"] = True
     return Recipe.from_mapping(values)
+
+
+@app.command()
+def retrain(
+    run: Annotated[Path, typer.Argument(help="A finished run folder of a search.")],
+    set_: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
+) -> None:
+    """Train the structure that a search found from scratch: is it the structure, or the search?
+
+    Takes the run's own recipe without the search.
+
+    Example: cpt-nas retrain runs/cpu --set train.seed=1 -o runs/cpu_retrained
+    """
+    from cpt_nas.runs import load_run
+
+    found = load_run(run)
+    if not found.finished or found.kind != "search":
+        raise ValueError(f"run: {run} is not a finished search, so there is no structure to train")
+    recipe = load_recipe(run / "recipe.yaml", [*(set_ or ()), "search=null"])
+    values = recipe.model_dump()
+    values["model"]["structure"] = str(run / "structure.json")
+    start(Recipe.from_mapping(values), output)
 
 
 @app.command()

@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from cpt_nas.budget import MEASURES, Amount, parse_amount
 from cpt_nas.gates import ESTIMATORS
 from hwprofiles import Target
+
+THETA_LR, MOST_THETA_LR = 0.02, 0.1
+CROSSINGS = 5  # of theta's range that the search leaves time for
+LOG_GAMMA = 0.02
 
 
 class ConfigError(ValueError):
@@ -21,12 +34,10 @@ def _faults(error: ValidationError, prefix: str) -> str:
     lines = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
-        shown = (
-            "" if fault["type"] in ("missing", "extra_forbidden") else f" (got {fault['input']!r})"
-        )
-        text = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(
-            fault["type"], fault["msg"]
-        )
+        known = {"extra_forbidden": "unknown key", "missing": "is missing"}
+        text = known.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        hidden = fault["type"] in known or isinstance(fault["input"], Mapping)
+        shown = "" if hidden else f" (got {fault['input']!r})"
         lines.append(f"{prefix}{name}: {text}{shown}" if name else f"{prefix}{text}")
     return "; ".join(lines)
 
@@ -43,50 +54,58 @@ class _Section(BaseModel):
             raise ConfigError(_faults(error, prefix)) from None
 
 
-class SearchSettings(_Section):
-    """What :func:`cpt_nas.attach` takes.
+class _Search(_Section):
+    """What a search in steps and one in shares of a training have in common.
 
     Attributes:
-        log_gamma: pruning level, the price of the whole network a branch (eq. 13).
+        latency_budget: '12ms', or a share of the dense network's such as 0.5; by the profile.
+        params_budget: '150k', or a share.
+        macs_budget: '20M', or a share. Of several budgets all hold.
+        log_gamma: pruning level, the price of the whole network a branch (eq. 13); where there is
+            a budget, it is steered instead.
         alpha: computation (1) against parameters (0); default: the profile's, else 0.5.
         kappa: layers against units; default: the profile's, else 0.
-        cost: 'latency' (the profile's seconds a layer) or 'complexity' (eqs. 9-13); default:
-            latency where a profile is given.
+        cost: what is charged: 'latency' (the profile's seconds a layer) or 'complexity' (eqs.
+            9-13); default: the budgets' own measures, else latency where a profile is given.
         gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
         estimator: gradient of theta, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
-        theta_lr: Adam's rate for theta.
+        theta_lr: Adam's rate for theta; default: 0.02, or more where the freeze comes so early
+            that a gate could not cross its range five times before.
         threshold: a gate at or below is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
-        warmup_steps, ramp_steps: log_gamma is 0, then rises linearly.
-        freeze_step: the step at which every gate is decided; None: at finish().
         cut_interval: steps between looks at what can be cut.
         channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
         fold: gates folded into weights; False: activations multiplied (the slow reference).
         include, exclude: patterns of branch names.
-        seed: of the masks.
     """
 
-    log_gamma: float = Field(default=0.02, ge=0, allow_inf_nan=False)
+    latency_budget: str | float | None = None
+    params_budget: str | float | None = None
+    macs_budget: str | float | None = None
+    log_gamma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     alpha: float | None = Field(default=None, ge=0, le=1)
     kappa: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     cost: Literal["latency", "complexity"] | None = None
     gate: Literal["both", "layers", "units"] = "both"
     estimator: str = "endpoint"
     theta_init: float = Field(default=1.0, gt=0, le=1)
-    theta_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    theta_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    warmup_steps: int = Field(default=0, ge=0)
-    ramp_steps: int = Field(default=0, ge=0)
-    freeze_step: int | None = Field(default=None, gt=0)
     cut_interval: int = Field(default=25, gt=0)
     channel_step: int | None = Field(default=None, gt=0)
     fold: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    seed: int = 0
+
+    @field_validator("latency_budget", "params_budget", "macs_budget")
+    @classmethod
+    def _amount(cls, value: str | float | None, info: ValidationInfo) -> str | float | None:
+        if value is not None:
+            parse_amount(str(info.field_name).removesuffix("_budget"), value)
+        return value
 
     @field_validator("estimator")
     @classmethod
@@ -95,12 +114,62 @@ class SearchSettings(_Section):
             raise ValueError(f"must be one of {', '.join(ESTIMATORS)}")
         return value
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.log_gamma is not None and self.amounts():
+            raise ValueError("log_gamma: is steered by the budget; give one of the two")
+        return self
+
+    def amounts(self) -> dict[str, Amount]:
+        """Measure -> budget, of those that are given."""
+        stated = {m: getattr(self, f"{m}_budget") for m in MEASURES}
+        return {m: parse_amount(m, v) for m, v in stated.items() if v is not None}
+
+
+class SearchSettings(_Search):
+    """What :func:`cpt_nas.attach` takes, times in optimizer steps.
+
+    Attributes:
+        log_gamma: 0.02 where neither it nor a budget is given.
+        warmup_steps: nothing is charged.
+        ramp_steps: then the price rises, or with a budget the cost falls.
+        freeze_step: the step at which every gate is decided; None: at finish().
+        seed: of the masks.
+    """
+
+    warmup_steps: int = Field(default=0, ge=0)
+    ramp_steps: int = Field(default=0, ge=0)
+    freeze_step: int | None = Field(default=None, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ramped(self) -> Self:
+        if self.amounts() and self.ramp_steps == 0:
+            raise ValueError(
+                "ramp_steps: 0, must be above 0 with a budget: the steps in which the cost falls; "
+                "or give total_steps"
+            )
+        return self
+
+    def rate(self) -> float:
+        """theta_lr, or what stands for it where none is given."""
+        if self.theta_lr is not None:
+            return self.theta_lr
+        if self.freeze_step is None:
+            return THETA_LR
+        steps = max(1, self.freeze_step - self.warmup_steps)
+        return min(MOST_THETA_LR, max(THETA_LR, CROSSINGS / steps))
+
 
 class ModelConfig(_Section):
-    """The dense model: a name in timm's registry and its keyword arguments."""
+    """The dense model: a name in timm's registry and its keyword arguments.
+
+    ``structure`` is a structure.json to cut it to before training (``cpt-nas retrain``).
+    """
 
     name: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    structure: str | None = None
 
 
 class DataConfig(_Section):
@@ -150,11 +219,16 @@ class TrainConfig(_Section):
         return value
 
 
-class SearchConfig(_Section):
+class SearchConfig(_Search):
     """The search in a recipe: times are shares of the training instead of steps.
 
-    ``target`` states the setting that the network is to run in, and ``allow_foreign`` that it is
-    to run on the profile's machine, not on this one; see docs/profiles.md.
+    Attributes:
+        profile: a cost profile's file, or a shipped one's name.
+        target: the setting that the network is to run in; see docs/profiles.md.
+        allow_foreign: it is to run on the profile's machine, not on this one.
+        warmup: nothing is charged.
+        ramp: then the price rises, or with a budget the cost falls.
+        freeze: when every gate is decided; None: at the end.
     """
 
     profile: str | None = None
@@ -162,25 +236,10 @@ class SearchConfig(_Section):
     allow_foreign: bool = False
     warmup: float = Field(default=0.02, ge=0, le=1)
     ramp: float = Field(default=0.13, ge=0, le=1)
-    freeze: float | None = Field(default=0.35, gt=0, le=1)
-    log_gamma: float = Field(default=0.02, ge=0, allow_inf_nan=False)
-    alpha: float | None = Field(default=None, ge=0, le=1)
-    kappa: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    cost: Literal["latency", "complexity"] | None = None
-    gate: Literal["both", "layers", "units"] = "both"
-    estimator: str = "endpoint"
-    theta_init: float = Field(default=1.0, gt=0, le=1)
-    theta_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
-    threshold: float = Field(default=0.1, ge=0, lt=0.5)
-    polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    cut_interval: int = Field(default=25, gt=0)
-    channel_step: int | None = Field(default=None, gt=0)
-    fold: bool = True
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    freeze: float | None = Field(default=0.2, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _in_order(self) -> SearchConfig:
+    def _in_order(self) -> Self:
         if self.freeze is not None and self.freeze <= self.warmup + self.ramp:
             raise ValueError(
                 f"freeze ({self.freeze}) must come after warmup + ramp "
@@ -190,15 +249,13 @@ class SearchConfig(_Section):
 
     def settings(self, total_steps: int, seed: int) -> SearchSettings:
         """The same for :func:`cpt_nas.attach`, in steps."""
-        same = self.model_dump(
-            exclude={"profile", "target", "allow_foreign", "warmup", "ramp", "freeze"}
-        )
+        same = {name: getattr(self, name) for name in _Search.model_fields}
         freeze = None if self.freeze is None else max(1, round(self.freeze * total_steps))
         return SearchSettings.from_mapping(
             same
             | {
                 "warmup_steps": round(self.warmup * total_steps),
-                "ramp_steps": round(self.ramp * total_steps),
+                "ramp_steps": max(1, round(self.ramp * total_steps)),
                 "freeze_step": freeze,
                 "seed": seed,
             },
@@ -207,12 +264,25 @@ class SearchConfig(_Section):
 
 
 class Recipe(_Section):
-    """One run: model, data, training, and the search (none: a dense baseline)."""
+    """One run: model, data, training, and the search (none: the model is trained as it is)."""
 
     model: ModelConfig
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     search: SearchConfig | None = None
+
+    @model_validator(mode="after")
+    def _searched_once(self) -> Self:
+        if self.search is not None and self.model.structure is not None:
+            raise ValueError("model.structure: a cut network is not searched again; drop search")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """'search', 'retrain' (a found structure from scratch) or 'dense'."""
+        if self.search is not None:
+            return "search"
+        return "dense" if self.model.structure is None else "retrain"
 
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -11,7 +11,7 @@ multilinear in theta; that makes the solutions deterministic (Theorem 3.1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -190,8 +190,16 @@ class Cost(nn.Module):
 
     def of_structure(self, structure: Structure) -> dict[str, float]:
         """Every cost of a decided structure."""
-        branches, units = structure_theta(structure)
-        return dict(zip(self.names, self(branches, units).tolist()))
+        live = {n: b for n, b in structure.branches.items() if b.kept}
+        units = {group_key(n, g): len(u.kept) for n, b in live.items() for g, u in b.units.items()}
+        return self.of_counts(live, units)
+
+    @torch.no_grad()
+    def of_counts(self, branches: Iterable[str], units: Mapping[str, int]) -> dict[str, float]:
+        """Every cost of the network with these branches, and this many units in their groups."""
+        one = self.coefficients.new_ones(1)
+        counts = {key: one * count for key, count in units.items()}
+        return dict(zip(self.names, self(dict.fromkeys(branches, one), counts).tolist()))
 
 
 def structure_theta(structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cpt_nas import plots
+from cpt_nas.budget import format_amount
 from cpt_nas.latency import Latency
 from cpt_nas.runs import Run
 from cpt_nas.tables import cross_table, three_digits
@@ -38,6 +39,7 @@ figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 """
 MISSING = "–"
+PROMISE = 0.05  # by which a measured latency may differ from the predicted one
 
 
 @dataclass
@@ -52,18 +54,21 @@ class Section:
 
 
 def sections(
-    runs: Sequence[Run], table: pd.DataFrame, structures: pd.DataFrame, latency: Latency
+    runs: Sequence[Run], tables: Mapping[str, pd.DataFrame], latency: Latency
 ) -> list[Section]:
     """The page's content.
 
     Args:
         runs: as loaded.
-        table, structures: from :mod:`cpt_nas.tables`.
+        tables: runs.csv, structures.csv and budgets.csv, from :mod:`cpt_nas.tables`.
         latency: from :mod:`cpt_nas.latency`; without settings its section is left out.
     """
+    table, structures = tables["runs.csv"], tables["structures.csv"]
     return [
         _runs(runs, table, latency),
+        *([_budgets(tables["budgets.csv"])] if len(tables["budgets.csv"]) else []),
         *([_latency(table, latency)] if latency.settings else []),
+        *_searches(runs),
         _structures(runs, structures),
         _layers(runs),
         _units(runs, structures),
@@ -148,6 +153,67 @@ def _runs(runs: Sequence[Run], table: pd.DataFrame, latency: Latency) -> Section
     )
 
 
+def _budgets(budgets: pd.DataFrame) -> Section:
+    amounts = {
+        what: [format_amount(m, v) for m, v in zip(budgets["measure"], budgets[what])]
+        for what in ("dense", "budget", "reached")
+    }
+    measured = budgets["measured_s"].map(
+        lambda s: MISSING if pd.isna(s) else format_amount("latency", s)
+    )
+    shown = pd.DataFrame(
+        {
+            "run": budgets["run"],
+            "budget of": budgets["measure"],
+            **amounts,
+            "share of the budget %": (100 * budgets["reached"] / budgets["budget"]).map(
+                _decimals(1)
+            ),
+            "binding": budgets["binding"].map({True: "yes", False: "no"}),
+            "undecided at the freeze %": (100 * budgets["undecided_at_freeze"]).map(_decimals(1)),
+            "gates decided by force": budgets["forced"],
+            "measured": measured,
+            "off %": (100 * budgets["off"]).map(_decimals(1)),
+        }
+    )
+    notes = []
+    known = budgets[budgets["off"].notna()]
+    for _, row in known[known["off"].abs() > PROMISE].iterrows():
+        notes.append(
+            f"{row['run']}: measured {format_amount('latency', row['measured_s'])}, which is not"
+            f" within {PROMISE:.0%} of the {format_amount('latency', row['reached'])} that the"
+            " profile promised."
+        )
+    if len(known) and not notes:
+        notes.append(f"Every measured latency is within {PROMISE:.0%} of what was promised.")
+    return Section(
+        "Budgets",
+        "What was asked for, and what the found network costs by the profile. Gates decided by"
+        " force: those that the budget, not theta, decided when the structure was frozen.",
+        notes,
+        {"": shown},
+    )
+
+
+def _searches(runs: Sequence[Run]) -> list[Section]:
+    figures = {
+        f"search_{run.name}": plots.search_figure(run.trace, run.name)
+        for run in runs
+        if run.trace is not None and len(run.trace)
+    }
+    if not figures:
+        return []
+    return [
+        Section(
+            "How the searches settled",
+            "From the first step to the freeze: the pruning level, the expected cost and the"
+            " target that it follows, and how many gates have which theta (the scale is"
+            " logarithmic; gates that have been cut are not counted).",
+            figures=figures,
+        )
+    ]
+
+
 def _latency(table: pd.DataFrame, latency: Latency) -> Section:
     measured = bool(latency.table["measured_s"].notna().any())
     known = measured or bool(latency.table["predicted_s"].notna().any())
@@ -200,7 +266,7 @@ def _structures(runs: Sequence[Run], structures: pd.DataFrame) -> Section:
 def _layers(runs: Sequence[Run]) -> Section:
     figures = {}
     for run in runs:
-        if run.layers is None or run.kind == "dense":
+        if run.layers is None or run.kind != "search":
             continue
         figures[f"layers_{run.name}"] = plots.layers_figure(run.layers, run.name)
     return Section(

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -139,6 +139,42 @@ def progress_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def search_figure(trace: pd.DataFrame, name: str) -> Figure:
+    """The search over its steps: log gamma, cost and target, and theta's histogram."""
+    charged = [c.removeprefix("log_gamma:") for c in trace if c.startswith("log_gamma:")]
+    figure = _figure(height=6.4)
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.3, 1.3])
+    steps = trace["step"].to_numpy()
+    for i, measure in enumerate(charged):
+        color = COLORS[i % len(COLORS)]
+        level = trace[f"log_gamma:{measure}"]
+        axes[0].plot(steps, level.where(level > 0), color=color, label=measure)
+        axes[1].plot(steps, trace[f"cost:{measure}"], color=color, label=f"{measure}, expected")
+        if trace[f"target:{measure}"].notna().any():
+            label = f"{measure}, target"
+            axes[1].plot(steps, trace[f"target:{measure}"], color=color, ls="--", label=label)
+    axes[0].set_ylabel("log γ")
+    if (trace[[f"log_gamma:{m}" for m in charged]] > 0).any(axis=None):
+        axes[0].set_yscale("log")
+    axes[1].set_ylabel("share of the\ndense network's cost")
+    for ax in axes[:2]:
+        _plain(ax)
+        ax.legend(frameon=False, fontsize=8)
+    _from_zero(axes[1])
+    counts = trace[[c for c in trace if c.startswith("theta_")]].to_numpy(dtype=float).T
+    edges = np.concatenate([[2 * steps[0] - steps[1] if len(steps) > 1 else 0], steps])
+    shown = np.where(counts > 0, counts, np.nan)
+    norm = LogNorm(1, max(2.0, np.nanmax(shown, initial=2.0)))
+    image = axes[2].pcolormesh(
+        edges, np.linspace(0, 1, len(counts) + 1), shown, cmap="Blues", norm=norm
+    )
+    axes[2].set_ylabel("θ")
+    axes[2].set_xlabel("step")
+    figure.colorbar(image, ax=axes[2], label="gates", pad=0.01)
+    figure.suptitle(name)
+    return figure
+
+
 def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) -> Figure:
     """Every model in every setting: milliseconds, coloured by the share of the setting's slowest.
 
@@ -180,7 +216,10 @@ def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) ->
 
 
 def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -> Figure:
-    """Accuracy against latency, a panel a setting; the bars are the measurements' quartiles."""
+    """Accuracy against latency, a panel a setting; the bars are the measurements' quartiles.
+
+    Dashed: the Pareto front, no run is both faster and more accurate than its corners.
+    """
     settings = list(dict.fromkeys(latency["profile"]))
     figure = _figure(height=3.8)
     axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
@@ -203,6 +242,9 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
                 capsize=3,
                 label=row["run"],
             )
+        here = known[known["profile"] == setting]
+        front = pareto(here[f"{what}_s"] * 1e3, here["run"].map(accuracy))
+        ax.step(*front, where="post", color=DENSE_COLOR, lw=1, ls="--", zorder=0)
         ax.set_title(_wrapped(setting, 34), fontsize=9)
         ax.set_xlabel(f"{what} latency of a batch (ms)")
         ax.set_xlim(0, 1.05 * ax.get_xlim()[1])
@@ -214,6 +256,17 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
     axes[0].set_ylabel("test accuracy (%)")
     _legend_below(figure)
     return figure
+
+
+def pareto(latency: pd.Series, accuracy: pd.Series) -> tuple[list[float], list[float]]:
+    """(latencies, accuracies) of the runs that no other run beats in both, by latency."""
+    front: tuple[list[float], list[float]] = ([], [])
+    pairs = zip(latency, accuracy, strict=True)
+    for x, y in sorted(((x, y) for x, y in pairs if np.isfinite(y)), key=lambda p: (p[0], -p[1])):
+        if not front[1] or y > front[1][-1]:
+            front[0].append(x)
+            front[1].append(y)
+    return front
 
 
 def group_labels(structures: pd.DataFrame) -> list[str]:

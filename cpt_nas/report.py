@@ -31,7 +31,9 @@ def report(
     measure: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Compare runs: runs.csv, layers.csv, history.csv, structures.csv, latency.csv, report.html.
+    """Compare runs: tables as CSV, and report.html.
+
+    Tables: runs, budgets, layers, history, search, structures, latency and the pivot cross.
 
     The page's figures are written as PNG files as well.
 
@@ -66,8 +68,11 @@ def report(
         "history.csv": tables.history_table(loaded),
         "structures.csv": tables.structures_table(loaded),
         "latency.csv": times.table,
+        "budgets.csv": tables.budgets_table(loaded, times.table),
+        "search.csv": tables.traces_table(loaded),
+        "cross.csv": tables.both_cross_tables(times.table, [run.name for run in loaded]),
     }
-    content = page.sections(loaded, contents["runs.csv"], contents["structures.csv"], times)
+    content = page.sections(loaded, contents, times)
     pictures = {n: _png(f) for section in content for n, f in section.figures.items()}
 
     files = {name: table.to_csv(index=False).encode() for name, table in contents.items()}

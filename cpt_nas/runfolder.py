@@ -45,8 +45,7 @@ def start(output: Path, recipe: Recipe, profile: Profile | None) -> None:
     write_text(output / "args.yaml", yaml.safe_dump(recipe.flat(), sort_keys=False))
     if profile is not None:
         hwprofiles.save(profile, output / "profile.yaml")
-    kind = "search" if recipe.search is not None else "dense"
-    running = {"status": "running", "kind": kind, "model": recipe.model.name}
+    running = {"status": "running", "kind": recipe.kind, "model": recipe.model.name}
     write_result(output, running | provenance())
 
 
@@ -61,6 +60,13 @@ def write_history(output: Path, history: list[dict[str, Any]]) -> None:
     summary = table[["epoch", "train_loss", "test_loss", "test_acc", "lr"]]
     names = {"test_loss": "eval_loss", "test_acc": "eval_top1"}
     write_text(output / "summary.csv", summary.rename(columns=names).to_csv(index=False))
+
+
+def write_trace(output: Path, trace: list[dict[str, float]], removed: list[dict[str, Any]]) -> None:
+    """search.csv and removed.csv: how the search went, and what it removed when."""
+    for name, rows in (("search.csv", trace), ("removed.csv", removed)):
+        if rows:
+            write_text(output / name, pd.DataFrame(rows).to_csv(index=False))
 
 
 def write_layers(output: Path, cost: Cost, dense: Structure, structure: Structure) -> None:

@@ -23,6 +23,7 @@ HISTORY_COLUMNS = (
     *("epoch", "test_acc", "expected_cost", "macs", "params", "macs_ratio", "params_ratio"),
     *("branches_left", "units_left", "epoch_s", "train_load"),
 )
+TRACE_COLUMNS = ("step", "branches", "units", "undecided", *(f"theta_{i}" for i in range(10)))
 LAYER_COLUMNS = ("name", "type", "branch", "macs_dense", "params_dense", "macs", "params")
 
 
@@ -38,6 +39,7 @@ class Run:
         history: history.csv, a row an epoch; no rows before the first epoch has ended.
         layers: layers.csv; None while unfinished.
         structure: structure.json; None before the first epoch has ended.
+        trace: search.csv, a row every few steps of the search; None where there is none.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Run:
     history: pd.DataFrame
     layers: pd.DataFrame | None
     structure: Structure | None
+    trace: pd.DataFrame | None = None
 
     @property
     def finished(self) -> bool:
@@ -63,6 +66,11 @@ class Run:
     @property
     def export(self) -> Path:
         return self.folder / "export"
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Measure -> budget, of a finished search that had any."""
+        return dict(self.result.get("budgets") or {})
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -121,7 +129,9 @@ def load_run(folder: Path, name: str | None = None) -> Run:
     history = _table(folder, "history.csv", HISTORY_COLUMNS, finished)
     if history is None:
         history = pd.DataFrame({column: pd.Series(dtype=float) for column in HISTORY_COLUMNS})
-    return Run(name or folder.resolve().name, folder, result, recipe, history, layers, structure)
+    trace = _table(folder, "search.csv", TRACE_COLUMNS, required=False)
+    name = name or folder.resolve().name
+    return Run(name, folder, result, recipe, history, layers, structure, trace)
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The search in three calls for a user's own loop: penalty(), step(), finish().
 
-    search = cpt_nas.attach(model, example_input, log_gamma=0.02)
-    for x, y in data:
+   search = cpt_nas.attach(model, example_input, profile="cpu.yaml", latency_budget=0.5,
+                           total_steps=epochs * len(data))
+   for x, y in data:
         loss = criterion(model(x), y) + search.penalty()
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         search.step(optimizer)
@@ -14,37 +15,29 @@ model, not in it: ``model.parameters()`` are the weights only, before and after 
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
 import hwprofiles
-from cpt_nas import cut
-from cpt_nas.adapters import Slice
-from cpt_nas.config import SearchSettings
+from cpt_nas import decide
+from cpt_nas.config import SearchConfig, SearchSettings
 from cpt_nas.cost import build_cost, group_key
-from cpt_nas.gates import BernoulliGate, Sampler
-from cpt_nas.gating import (
-    Found,
-    describe,
-    layers_only,
-    mount_branch,
-    mount_units,
-    units_only,
-    unmount,
-)
-from cpt_nas.structure import Structure, dense_structure, load_structure
+from cpt_nas.gated import GatedModel, HasModule, Kept
+from cpt_nas.price import OBJECTIVE, Price, cost_name
+from cpt_nas.structure import Structure, load_structure
+from cpt_nas.trace import removed_rows, trace_row
 from hwprofiles import Profile
 
-
-class HasModule(Protocol):
-    """An averaged copy of the model, held in ``module``."""
-
-    module: nn.Module
+BEFORE_BUDGETS: dict[str, Any] = {
+    **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
+    **{"trace": [], "removed": []},
+}
+"""What the state of a search does not hold that was saved before there were budgets."""
 
 
 def attach(
@@ -52,6 +45,7 @@ def attach(
     example_input: Tensor,
     profile: Profile | str | Path | None = None,
     *,
+    total_steps: int | None = None,
     model_kwargs: dict[str, Any] | None = None,
     allow_foreign: bool = False,
     **settings: Any,
@@ -61,17 +55,28 @@ def attach(
     Args:
         model: an uncut model with an adapter for its blocks (``cpt-nas inspect`` tells).
         example_input: one input batch, for tracing layer sizes; values do not matter.
-        profile: a cost profile, or its file or shipped name. Needed for ``cost="latency"``.
+        profile: a cost profile, or its file or shipped name. Needed for ``cost="latency"`` and
+            for ``latency_budget``.
+        total_steps: optimizer steps of the whole training. With it the settings are those of a
+            recipe's search section, with warmup, ramp and freeze as shares of the training and
+            their defaults; without it, warmup_steps, ramp_steps and freeze_step.
         allow_foreign: the profile may be of another machine: the network is to run there.
         model_kwargs: what the model was created with, kept in the structure for rebuilding.
-        **settings: see :class:`cpt_nas.config.SearchSettings`: log_gamma (pruning level), alpha
-            (computation against parameters), kappa (layers against units), estimator, ...
+        **settings: see :class:`cpt_nas.config.SearchSettings`: latency_budget and the like, or
+            log_gamma (pruning level); alpha (computation against parameters), kappa (layers
+            against units), estimator, ...
 
     Raises:
-        ValueError: a setting out of range, nothing to gate, or a profile that lacks layers or
-            is of another machine.
+        ValueError: a setting out of range, nothing to gate, a profile that lacks layers or is of
+            another machine, or a budget that cannot be met.
     """
-    checked = SearchSettings.from_mapping(settings)
+    if total_steps is None:
+        checked = SearchSettings.from_mapping(settings)
+    elif total_steps < 1:
+        raise ValueError(f"total_steps: {total_steps}, must be at least 1")
+    else:
+        seed = settings.pop("seed", 0)
+        checked = SearchConfig.from_mapping(settings).settings(total_steps, seed)
     if isinstance(profile, str | Path):
         profile = hwprofiles.load(profile)
     if profile is not None:
@@ -80,12 +85,18 @@ def attach(
 
 
 class Search:
-    """Gates, cost and cutting of one model.
+    """A gated model, what it is charged, and how far the search is.
 
     Attributes:
-        gates: slot -> gate; a branch's slot is its name, a group's 'branch/group' ('.' as '/').
+        gated: the model with its gates, and what is left of it.
+        price: what the gates are charged: costs, budgets, levels.
         steps: optimizer steps taken.
         frozen: the structure is decided and the gates are gone.
+        channel_step: widths are rounded up to a multiple of it.
+        forced: gates that were decided at the freeze against theta > 0.5, to meet the budgets.
+        undecided_at_freeze: share of the gates undecided then; NaN before.
+        trace: a row every ``cut_interval`` steps; see :func:`cpt_nas.trace.trace_row`.
+        removed: a row for all that has gone; see :func:`cpt_nas.trace.removed_rows`.
     """
 
     def __init__(
@@ -96,152 +107,56 @@ class Search:
         settings: SearchSettings,
         model_kwargs: dict[str, Any],
     ) -> None:
-        self.model = model
         self.settings = settings
         self.profile = profile
         self.steps = 0
         self.frozen = False
-        self.cost_name = settings.cost or ("latency" if profile is not None else "complexity")
-        if self.cost_name == "latency" and profile is None:
-            raise ValueError("cost: 'latency' needs a profile; without one it must be 'complexity'")
-        weights = profile.weights if profile is not None else None
-        default_alpha = weights.alpha if weights is not None else 0.5
-        default_kappa = weights.kappa if weights is not None else 0.0
-        self.alpha = default_alpha if settings.alpha is None else settings.alpha
-        self.kappa = default_kappa if settings.kappa is None else settings.kappa
+        self.forced = 0
+        self.undecided_at_freeze = float("nan")
+        self.trace: list[dict[str, float]] = []
+        self.removed: list[dict[str, Any]] = []
         if settings.channel_step is not None:
             self.channel_step = settings.channel_step
         else:
             self.channel_step = profile.channel_step if profile is not None else 1
+        timed = cost_name(settings, profile) == "latency" or "latency" in settings.amounts()
+        self.gated = GatedModel(model, settings, model_kwargs)
+        # Traced on the plain model, before the gates are in place.
+        cost = build_cost(model, example_input, profile if timed else None)
+        cost.to(next(model.parameters()).device)
+        self.price = Price(self.gated, cost, settings, profile, self.channel_step)
+        gates = self.gated.gates
+        self.theta_optimizer = torch.optim.Adam(gates.parameters(), lr=settings.rate())
 
-        self.description = describe(model, settings.include, settings.exclude)
-        narrow = {"both": lambda f: f, "layers": layers_only, "units": units_only}[settings.gate]
-        self.found: dict[str, Found] = {f.name: narrow(f) for f in self.description.branches}
-        gated = [f for f in self.found.values() if f.branch.groups or f.branch.remove]
-        if not gated:
-            raise ValueError(
-                f"model: nothing can be gated in {type(model).__name__}; "
-                "cpt-nas inspect MODEL says why"
-            )
-        device = next(model.parameters()).device
-        # The structure also names what is not gated here, so that it can be rebuilt from names.
-        architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "")
-        self._structure = dense_structure(model, architecture, model_kwargs)
-        latency = profile if self.cost_name == "latency" else None
-        self.cost = build_cost(model, example_input, latency).to(device)
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.gates = nn.ModuleDict()
-        handles = []
-        for found in gated:
-            for group in found.branch.groups:
-                gate = self._new_gate(group_key(found.name, group.name), group.size)
-                handles += mount_units(model, found, group.name, gate, settings.fold)
-            if found.branch.remove is not None:
-                gate = self._new_gate(found.name, 1)
-                handles += mount_branch(model, found, gate, settings.fold)
-        self.gates.to(device)
-        handles.append(model.register_forward_pre_hook(Sampler(self.gates, self.generator)))
-        self._handles = handles
-        self.theta_optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.theta_lr)
-        self._set_dense_totals()
+    @property
+    def model(self) -> nn.Module:
+        return self.gated.model
 
-    def _new_gate(self, name: str, size: int) -> BernoulliGate:
-        s = self.settings
-        gate = BernoulliGate(size, theta=s.theta_init, estimator=s.estimator)
-        self.gates[_slot(name)] = gate
-        return gate
-
-    def _set_dense_totals(self) -> None:
-        self.dense = self.cost.of_structure(self._structure)
-        full = self.costs(dense=True)
-        self._dense_objective = float(self._objective(full, len(self.found)))
-        # What each gate is charged with everything open: the weight of its polarising term.
-        with torch.enable_grad():
-            theta = [g.theta for g in self._gates()]
-            before = [t.detach().clone() for t in theta]
-            with torch.no_grad():
-                for t in theta:
-                    t.fill_(1.0)
-            objective = self._objective(self.costs(), self._branch_sum())
-            for gate, charge in zip(self._gates(), torch.autograd.grad(objective, theta)):
-                gate.charge.copy_(charge)
-            with torch.no_grad():
-                for t, value in zip(theta, before):
-                    t.copy_(value)
-
-    def _gates(self) -> list[BernoulliGate]:
-        return [g for g in self.gates.values() if isinstance(g, BernoulliGate)]
-
-    def _gate(self, name: str) -> BernoulliGate | None:
-        """The gate of a branch, or of a group by its key; None where nothing is gated (now)."""
-        slot = _slot(name)
-        if slot not in self.gates:
-            return None
-        gate = self.gates[slot]
-        assert isinstance(gate, BernoulliGate)
-        return gate
-
-    # ---- cost ---------------------------------------------------------------------------------
-
-    def costs(self, dense: bool = False) -> dict[str, Tensor]:
-        """Expected 'macs', 'params' (and 'latency', seconds), differentiable in theta."""
-        branches: dict[str, Tensor] = {}
-        units: dict[str, Tensor] = {}
-        for name, kept in self._structure.branches.items():
-            if not kept.kept:
-                continue
-            branches[name] = self._theta(name, 1, dense)
-            for group, left in kept.units.items():
-                key = group_key(name, group)
-                units[key] = self._theta(key, len(left.kept), dense)
-        return dict(zip(self.cost.names, self.cost(branches, units)))
-
-    def _theta(self, name: str, size: int, dense: bool) -> Tensor:
-        gate = self._gate(name)
-        if dense or gate is None:
-            return torch.ones(size, device=self.cost.widths.device)
-        return gate.theta
-
-    def _branch_sum(self) -> Tensor | float:
-        live = [n for n in self.found if self._structure.branches[n].kept]
-        return sum((self._theta(n, 1, False).double().sum() for n in live), torch.zeros(()))
-
-    def _objective(self, costs: dict[str, Tensor], branches: Tensor | float) -> Tensor:
-        """The regularizer over log gamma: eq. 11 with eq. 13 put in, or latency in its place."""
-        layers = len(self.found)
-        if self.cost_name == "latency":
-            return layers * costs["latency"] / self.dense["latency"]
-        work = self.alpha * costs["macs"] / self.dense["macs"]
-        size = (1.0 - self.alpha) * costs["params"] / self.dense["params"]
-        return layers * (work + size) + self.kappa * branches
+    @property
+    def gates(self) -> nn.ModuleDict:
+        """Slot -> gate; a branch's slot is its name, a group's 'branch/group' ('.' as '/')."""
+        return self.gated.gates
 
     @property
     def log_gamma(self) -> float:
-        """The pruning level now: zero during warm-up, then rising linearly to its full value."""
-        s = self.settings
-        since = self.steps - s.warmup_steps
-        return s.log_gamma * min(
-            1.0, max(0.0, since / s.ramp_steps if s.ramp_steps else since >= 0)
-        )
+        """The pruning level now, of the binding budget where there are several."""
+        return self.price.log_gamma(self.steps)
 
-    def penalty(self) -> Tensor:
-        """The regularizer, a scalar to add to the mean loss; exact in theta, no sampling."""
-        if self.frozen:
-            return torch.zeros((), device=self.cost.widths.device)
-        value = self._objective(self.costs(), self._branch_sum())
-        if self.settings.polarize and len(self.gates):
-            hang = torch.stack([(g.charge * g.theta * (1 - g.theta)).sum() for g in self._gates()])
-            value = value + self.settings.polarize * hang.sum()
-        return (self.log_gamma * value).float()
+    def costs(self) -> dict[str, Tensor]:
+        """Expected 'macs', 'params' (and 'latency', seconds), differentiable in theta."""
+        return self.price.costs()
 
-    @torch.no_grad()
+    def live_costs(self) -> dict[str, float]:
+        """Costs of the network as it is cut now, whatever its gates say."""
+        return self.price.live_costs()
+
     def expected_cost(self) -> float:
-        """The charged cost over the dense network's, 0..1."""
-        return float(self._objective(self.costs(), self._branch_sum())) / self._dense_objective
+        """The charged cost over the dense network's, 0..1; the binding budget's, if any."""
+        return self.price.expected()
 
     def undecided(self) -> float:
         """Share of the gates still there with theta strictly inside (threshold, 1 - threshold)."""
-        gates = self._gates()
+        gates = self.gated.all_gates()
         if not gates:
             return 0.0
         theta = torch.cat([g.theta.detach() for g in gates])
@@ -250,11 +165,13 @@ class Search:
 
     def structure(self) -> Structure:
         """What is left now; enough to rebuild the network."""
-        return self._structure.model_copy(deep=True)
+        return self.gated.structure.model_copy(deep=True)
 
-    def live_costs(self) -> dict[str, float]:
-        """Costs of the network as it is cut now, whatever its gates say."""
-        return self.cost.of_structure(self._structure)
+    def penalty(self) -> Tensor:
+        """The regularizer, a scalar to add to the mean loss; exact in theta, no sampling."""
+        if self.frozen:
+            return torch.zeros((), device=self.price.cost.widths.device)
+        return self.price.penalty(self.steps).float()
 
     # ---- the loop's calls -----------------------------------------------------------------------
 
@@ -271,23 +188,27 @@ class Search:
         if self.frozen:
             return False
         self._reduce_gradients()
-        self.theta_optimizer.step()
+        if not self.price.budgets or self.steps >= self.settings.warmup_steps:
+            self.theta_optimizer.step()  # under a price of 0 there is nothing to search for
         self.theta_optimizer.zero_grad(set_to_none=True)
-        for gate in self._gates():
+        for gate in self.gated.all_gates():
             gate.project()
         self.steps += 1
-        if self.settings.freeze_step is not None and self.steps >= self.settings.freeze_step:
+        self.price.update(self.steps)
+        due = self.steps % self.settings.cut_interval == 0
+        last = self.settings.freeze_step is not None and self.steps >= self.settings.freeze_step
+        if due or last:
+            self.trace.append(trace_row(self))
+        if last:
             self.freeze(optimizer, ema)
             return True
-        if self.steps % self.settings.cut_interval == 0:
-            return self.cut(optimizer, ema)
-        return False
+        return due and self.cut(optimizer, ema)
 
     def _reduce_gradients(self) -> None:
         """The mean of theta's gradient over DDP's processes; the gates are not in the model."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        grads = [g.theta.grad for g in self._gates() if g.theta.grad is not None]
+        grads = [g.theta.grad for g in self.gated.all_gates() if g.theta.grad is not None]
         if grads:
             flat = torch.cat(grads) / torch.distributed.get_world_size()
             torch.distributed.all_reduce(flat)
@@ -296,30 +217,26 @@ class Search:
 
     def cut(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> bool:
         """Remove what has fallen to the threshold. Returns whether anything went."""
-        kept = self._keep_above(self.settings.threshold)
-        return self._apply(kept, optimizer, ema)
+        candidates = self._candidates()
+        states = decide.by_theta(candidates, self.channel_step, self.settings.threshold)
+        if self.price.budgets:
+            states = self._spared(candidates, states)
+        self.removed += removed_rows(self.steps, candidates, states, forced=False)
+        return self.gated.cut(_kept(candidates, states), self.theta_optimizer, optimizer, ema)
 
     def freeze(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> None:
-        """Decide every gate by theta > 0.5, cut, and take the gates out.
-
-        Closed units that stay because the channel step rounds up enter with zero weights in
-        their consumer: the function does not jump, and training may put them to use.
-        """
+        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out."""
         if self.frozen:
             return
-        self._apply(self._keep_above(0.5), optimizer, ema)
-        self._silence(self.model)
-        averaged = None
-        if ema is not None:
-            self._silence(ema.module)
-            averaged = cut.plain_state_dict(ema.module)
-        unmount(self.model, self._handles)
-        if ema is not None and averaged is not None:
-            training = ema.module.training
-            ema.module = copy.deepcopy(self.model).requires_grad_(False).train(training)
-            cut.load_plain_state_dict(ema.module, averaged)
-        self._handles = []
-        self.gates = nn.ModuleDict()
+        self.undecided_at_freeze = self.undecided()
+        candidates = self._candidates()
+        decision = decide.decide(
+            candidates, self.channel_step, self.price.costs_of, self.price.budgets
+        )
+        self.forced = decision.forced
+        self.removed += removed_rows(self.steps, candidates, decision.states, forced=True)
+        self.gated.cut(_kept(candidates, decision.states), self.theta_optimizer, optimizer, ema)
+        self.gated.unmount(ema)
         self.frozen = True
 
     def finish(
@@ -331,135 +248,122 @@ class Search:
         self.freeze(optimizer, ema)
         return self.model
 
-    # ---- cutting --------------------------------------------------------------------------------
+    # ---- deciding -------------------------------------------------------------------------------
 
-    def _keep_above(self, threshold: float) -> dict[str, dict[str, Tensor] | None]:
-        """branch -> {group: positions kept} where it shrinks, or None where it goes."""
-        decided: dict[str, dict[str, Tensor] | None] = {}
-        for name, found in self.found.items():
-            if not self._structure.branches[name].kept:
+    def _candidates(self) -> dict[str, decide.Candidate]:
+        """The branches that are still there, with their gates."""
+        candidates = {}
+        for name, found in self.gated.found.items():
+            if not self.gated.structure.branches[name].kept:
                 continue
-            gate = self._gate(name)
-            gone = gate is not None and float(gate.theta.detach()) <= threshold
-            groups: dict[str, Tensor] = {}
-            for group in found.branch.groups:
-                theta = self._open_theta(name, group.name).cpu()
-                alive = int((theta > threshold).sum())
-                if alive == 0 and gate is not None:
-                    gone = True
-                width = group.width
-                count = min(len(theta), _round_up(max(alive, 1) * width, self.channel_step, width))
-                if count < len(theta):
-                    order = theta.sort(descending=True, stable=True).indices
-                    groups[group.name] = order[:count].sort().values
-            if gone:
-                decided[name] = None
-            elif groups:
-                decided[name] = groups
-        return decided
+            gate = self.gated.gate(name)
+            groups = {
+                g.name: decide.Group(
+                    self.gated.open_theta(name, g.name).cpu(),
+                    self._use(group_key(name, g.name)).cpu(),
+                    g.width,
+                )
+                for g in found.branch.groups
+            }
+            theta = 1.0 if gate is None else float(gate.theta.detach())
+            use = 0.0 if gate is None else float(self._use(name))
+            candidates[name] = decide.Candidate(theta, use, gate is not None, groups)
+        return candidates
 
-    def _open_theta(self, branch: str, group: str) -> Tensor:
-        gate = self._gate(group_key(branch, group))
-        assert gate is not None, "a branch that is left has all its groups' gates"
-        return gate.theta.detach()
+    def _use(self, key: str) -> Tensor:
+        """How much the loss has lately asked for each gate, over what it is charged: [K].
 
-    def _apply(
-        self,
-        decided: dict[str, dict[str, Tensor] | None],
-        optimizer: torch.optim.Optimizer | None,
-        ema: HasModule | None,
-    ) -> bool:
-        if not decided:
-            return False
-        plan, gate_plan = cut.Plan(), cut.Plan()
-        gone = []
-        for name, kept in decided.items():
-            found, left = self.found[name], self._structure.branches[name]
-            if kept is None:
-                plan.removed.setdefault(found.block, []).append(found.branch)
-                left.kept = False
-                for units in left.units.values():
-                    units.kept = []
-                gone += [name, *(group_key(name, g) for g in left.units)]
-                continue
-            cut.plan_units(plan, found.block, found.branch, kept)
-            for group, positions in kept.items():
-                units = left.units[group]
-                units.kept = [units.kept[i] for i in positions.tolist()]
-                slot = _slot(group_key(name, group))
-                for tensor in ("theta", "mask", "index", "charge"):
-                    name_of = f"{slot}.{tensor}"
-                    gate_plan.keep[name_of] = [(Slice(name_of), positions)]
-        for slot in map(_slot, gone):
-            if slot in self.gates:
-                del self.gates[slot]
-        cut.apply(gate_plan, self.gates, self.theta_optimizer)
-        cut.apply(plan, self.model, optimizer)
-        if ema is not None:
-            cut.apply(plan, ema.module)
-        return True
+        Adam's running mean of theta's gradient, which holds the price as well.
+        """
+        gate = self.gated.gate(key)
+        assert gate is not None
+        state = self.theta_optimizer.state.get(gate.theta, {}) if self.steps else {}
+        if "exp_avg" not in state:
+            return torch.zeros_like(gate.theta.detach())
+        use: Tensor = -state["exp_avg"] / gate.charge.clamp(min=1e-12)
+        return use
 
-    @torch.no_grad()
-    def _silence(self, model: nn.Module) -> None:
-        """Zero the consumers' weights of units that are closed but stay."""
-        for name, found in self.found.items():
-            if not self._structure.branches[name].kept:
-                continue
-            for group in found.branch.groups:
-                theta = self._open_theta(name, group.name)
-                closed = (theta <= 0.5).nonzero().flatten().cpu()
-                for fold in group.folds if len(closed) else ():
-                    tensor = cut.get_tensor(model, cut.join(found.block, fold.tensor))
-                    index = cut.entries(closed, fold, tensor.shape[fold.dim]).to(tensor.device)
-                    tensor.index_fill_(fold.dim, index, 0.0)
+    def _spared(
+        self, candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]
+    ) -> dict[str, decide.State]:
+        """Without the changes that would take the network below all its budgets.
+
+        What has closed may have to reopen then.
+        """
+        spared = {
+            name: decide.State(True, {g: len(x.theta) for g, x in c.groups.items()})
+            for name, c in candidates.items()
+        }
+        for name in sorted(states, key=lambda n: candidates[n].theta):
+            whole = spared[name]
+            spared[name] = states[name]
+            costs = self.price.costs_of(spared)
+            if all(costs[m] < bound for m, bound in self.price.budgets.items()):
+                spared[name] = whole
+        return spared
 
     # ---- resuming -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed search needs beside the model's weights; tensors and plain data."""
+        gates = self.gated
         return {
-            "structure": self._structure.model_dump(),
-            "gates": self.gates.state_dict(),
-            "masks": {slot: g.mask for slot, g in zip(self.gates, self._gates())},
+            "structure": gates.structure.model_dump(),
+            "gates": gates.gates.state_dict(),
+            "masks": {slot: g.mask for slot, g in zip(gates.gates, gates.all_gates())},
             "theta_optimizer": self.theta_optimizer.state_dict(),
             "steps": self.steps,
             "frozen": self.frozen,
-            "generator": self.generator.get_state(),
+            "generator": gates.generator.get_state(),
+            "levels": self.price.state_dict(),
+            "forced": self.forced,
+            "undecided_at_freeze": self.undecided_at_freeze,
+            "trace": self.trace,
+            "removed": self.removed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Bring a freshly attached search, and its model's shapes, to a saved state.
 
         The weights' values and the weights' optimizer are the caller's to restore, afterwards.
+
+        Raises:
+            ValueError: the state is of another model, or was made under other budgets.
         """
+        state = BEFORE_BUDGETS | state
         wanted = load_structure(state["structure"])
-        if wanted.branches.keys() != self._structure.branches.keys():
+        if wanted.branches.keys() != self.gated.structure.branches.keys():
             raise ValueError("checkpoint: its structure is of another model")
-        decided: dict[str, dict[str, Tensor] | None] = {}
-        for name, branch in wanted.branches.items():
-            if not branch.kept:
-                decided[name] = None
-                continue
-            fewer = {g: u for g, u in branch.units.items() if len(u.kept) < u.total}
-            if fewer:
-                decided[name] = {g: torch.tensor(u.kept) for g, u in fewer.items()}
-        self._apply(decided, None, None)
+        self.price.load_state_dict(state["levels"])
+        kept: Kept = {
+            name: {g: torch.tensor(u.kept) for g, u in b.units.items()} if b.kept else None
+            for name, b in wanted.branches.items()
+            if name in self.gated.found
+        }
+        self.gated.cut(kept, self.theta_optimizer)
         self.steps = int(state["steps"])
-        self.generator.set_state(state["generator"])
+        self.gated.generator.set_state(state["generator"])
+        self.forced = int(state["forced"])
+        self.undecided_at_freeze = float(state["undecided_at_freeze"])
+        self.trace, self.removed = list(state["trace"]), list(state["removed"])
         if state["frozen"]:
-            unmount(self.model, self._handles)
-            self._handles, self.gates, self.frozen = [], nn.ModuleDict(), True
+            self.gated.discard()
+            self.frozen = True
             return
         self.gates.load_state_dict(state["gates"])
-        for gate, mask in zip(self._gates(), state["masks"].values(), strict=True):
+        for gate, mask in zip(self.gated.all_gates(), state["masks"].values(), strict=True):
             gate.mask = mask.to(gate.theta)
         self.theta_optimizer.load_state_dict(state["theta_optimizer"])
 
 
-def _slot(name: str) -> str:
-    return name.replace(".", "/")
-
-
-def _round_up(channels: int, step: int, width: int) -> int:
-    """Units that fill ``channels`` up to the next multiple of ``step`` channels."""
-    return -(-(-(-channels // step) * step) // width)
+def _kept(candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]) -> Kept:
+    """Of every branch the most wanted units, as many as its state says, or None."""
+    return {
+        name: {
+            group: candidates[name].groups[group].order[:count].sort().values
+            for group, count in state.counts.items()
+        }
+        if state.kept
+        else None
+        for name, state in states.items()
+    }

@@ -74,7 +74,57 @@ def _row(run: Run) -> dict[str, object]:
         "units": values["units_dense"],
         "train_load": values["train_load"],
         "wall_s": values["wall_s"],
+        **_budget_values(run),
     }
+
+
+def _budget_values(run: Run) -> dict[str, object]:
+    """Budgets and what was reached, in s or counts, and how the search settled."""
+    values: dict[str, object] = {}
+    for measure, bound in run.budgets.items():
+        values |= {f"budget:{measure}": bound, f"reached:{measure}": run.result["reached"][measure]}
+    if run.kind == "search" and run.finished:
+        values["binding"] = run.result.get("binding")
+        values["forced"] = _number(run.result.get("forced"))
+        values["undecided_at_freeze"] = _number(run.result.get("undecided_at_freeze"))
+    return values
+
+
+def budgets_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
+    """A row a budget of a run: what was asked for, what came out, what was measured.
+
+    ``measured_s`` is in the setting of the run's own profile, NaN where that was not measured, and
+    ``off`` is measured over predicted - 1.
+    """
+    rows = []
+    for run in runs:
+        name = run.result.get("profile")
+        own = latency[(latency["run"] == run.name) & (latency["profile"] == name)]
+        for measure, bound in run.budgets.items():
+            reached = float(run.result["reached"][measure])
+            timed = measure == "latency" and len(own) == 1
+            measured = float(own["measured_s"].iloc[0]) if timed else NAN
+            rows.append(
+                {
+                    "run": run.name,
+                    "measure": measure,
+                    "dense": run.result["dense_costs"][measure],
+                    "budget": bound,
+                    "reached": reached,
+                    "binding": run.result["binding"] == measure,
+                    "forced": run.result["forced"],
+                    "undecided_at_freeze": run.result["undecided_at_freeze"],
+                    "measured_s": measured,
+                    "off": measured / reached - 1,
+                }
+            )
+    columns = ["run", "measure", "dense", "budget", "reached", "binding", "forced"]
+    return pd.DataFrame(rows, columns=[*columns, "undecided_at_freeze", "measured_s", "off"])
+
+
+def traces_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every row of every run's search.csv."""
+    return _long({run.name: run.trace for run in runs if run.trace is not None})
 
 
 def _finished_values(run: Run) -> dict[str, float]:
@@ -182,6 +232,15 @@ def cross_table(latency: pd.DataFrame, names: Sequence[str], what: str) -> pd.Da
     wide = latency.pivot_table(index="run", columns="profile", values=f"{what}_s", dropna=False)
     settings = list(dict.fromkeys(latency["profile"]))
     return 1e3 * wide.reindex(index=list(names), columns=settings).astype(float)
+
+
+def both_cross_tables(latency: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Milliseconds, a row a run, columns 'predicted_ms:SETTING' and 'measured_ms:SETTING'."""
+    parts = [
+        cross_table(latency, names, what).add_prefix(f"{what}_ms:")
+        for what in ("predicted", "measured")
+    ]
+    return pd.concat(parts, axis=1).rename_axis("run").reset_index()
 
 
 def three_digits(value: float) -> str:

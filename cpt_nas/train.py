@@ -31,17 +31,18 @@ from cpt_nas.data import Batches, load_data
 from cpt_nas.export import export
 from cpt_nas.progress import Progress
 from cpt_nas.search import Search
-from cpt_nas.structure import Structure, dense_structure
+from cpt_nas.structure import Structure, cut_to, dense_structure, load_structure
 
 
 @dataclass
 class State:
-    """Everything that changes while training."""
+    """Everything that changes while training; ``structure`` is the dense network's."""
 
     model: nn.Module
     search: Search | None
     cost: Cost
     structure: Structure
+    given: Structure | None
     optimizer: torch.optim.Optimizer
     scheduler: Any
     ema: ModelEmaV3 | None
@@ -57,7 +58,9 @@ class State:
         return self.ema.module if self.ema is not None else self.model
 
     def live_structure(self) -> Structure:
-        return self.search.structure() if self.search is not None else self.structure
+        if self.search is not None:
+            return self.search.structure()
+        return self.structure if self.given is None else self.given
 
 
 def train(
@@ -86,7 +89,10 @@ def train(
     console = console or Console(stderr=True, quiet=rank > 0)
 
     data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
-    state = _build(recipe, data, device)
+    given = recipe.model.structure
+    if resume and given is not None:
+        given = str(output / "structure.json")
+    state = _build(recipe, data, device, load_structure(given) if given is not None else None)
     if resume:
         _restore(state, output, data, device)
     if rank == 0 and not resume:
@@ -218,7 +224,7 @@ def _check_profile(recipe: Recipe) -> None:
         hwprofiles.require_target(profile, search.target, search.allow_foreign)
 
 
-def _build(recipe: Recipe, data: Batches, device: torch.device) -> State:
+def _build(recipe: Recipe, data: Batches, device: torch.device, given: Structure | None) -> State:
     t = recipe.train
     model, kwargs = create_model(recipe, data.num_classes)
     model.to(device)
@@ -232,7 +238,11 @@ def _build(recipe: Recipe, data: Batches, device: torch.device) -> State:
         profile = hwprofiles.load(recipe.search.profile) if recipe.search.profile else None
         search = Search(model, example, profile, settings, kwargs)
         structure = search.structure()
-    cost = search.cost if search is not None else build_cost(model, example).to(device)
+    cost = search.price.cost if search is not None else build_cost(model, example).to(device)
+    if given is not None:
+        same = {"architecture": structure.architecture, "model_kwargs": kwargs}
+        given = given.model_copy(update=same)
+        cut_to(model, given)
     optimizer = create_optimizer_v2(
         model, opt=t.opt, lr=t.lr, weight_decay=t.weight_decay, momentum=t.momentum
     )
@@ -248,7 +258,7 @@ def _build(recipe: Recipe, data: Batches, device: torch.device) -> State:
     )
     scheduler.step_update(0)
     ema = ModelEmaV3(model, decay=t.model_ema_decay, use_warmup=True) if t.model_ema else None
-    return State(model, search, cost, structure, optimizer, scheduler, ema)
+    return State(model, search, cost, structure, given, optimizer, scheduler, ema)
 
 
 def _wrap(model: nn.Module, world: int) -> nn.Module:
@@ -319,6 +329,8 @@ def _save(state: State, output: Path, recipe: Recipe, data: Batches) -> None:
     if state.ema is not None:
         saved["state_dict_ema"] = dict(cut.plain_state_dict(state.ema.module))
     runfolder.write_history(output, state.history)
+    if state.search is not None:
+        runfolder.write_trace(output, state.search.trace, state.search.removed)
     state.live_structure().save(output / "structure.json")
     checkpoint.save(saved, output / "last.pth.tar")
     if recipe.train.checkpoint_hist:
@@ -374,11 +386,13 @@ def _finish(
         label_names=list(data.classes),
     )
     runfolder.write_layers(output, state.cost, state.structure, structure)
+    if state.search is not None:
+        runfolder.write_trace(output, state.search.trace, state.search.removed)
     live, dense = state.cost.of_structure(structure), state.cost.of_structure(state.structure)
     search = state.search
     result = {
         "status": "finished",
-        "kind": "search" if search is not None else "dense",
+        "kind": recipe.kind,
         "model": recipe.model.name,
         "test_acc": accuracy,
         "test_loss": loss,
@@ -394,15 +408,31 @@ def _finish(
         "wall_s": state.wall_s,
         "seed": recipe.train.seed,
         "epochs": recipe.train.epochs,
-        "cost": search.cost_name if search is not None else "none",
+        "cost": search.price.cost_name if search is not None else "none",
         "profile": search.profile.name if search is not None and search.profile else None,
         "profile_fingerprint": (
             search.profile.fingerprint_id if search is not None and search.profile else None
         ),
-        "log_gamma": search.settings.log_gamma if search is not None else None,
-        "alpha": search.alpha if search is not None else None,
-        "kappa": search.kappa if search is not None else None,
+        **_found(search),
         **runfolder.provenance(),
     }
     runfolder.write_result(output, result)
     return result
+
+
+def _found(search: Search | None) -> dict[str, Any]:
+    """What the result says of the search."""
+    if search is None:
+        return {"log_gamma": None, "alpha": None, "kappa": None}
+    live, price = search.live_costs(), search.price
+    return {
+        "log_gamma": search.log_gamma,
+        "alpha": price.alpha,
+        "kappa": price.kappa,
+        "budgets": price.budgets,
+        "binding": price.binding(),
+        "reached": {measure: live[measure] for measure in price.budgets},
+        "dense_costs": price.dense,
+        "forced": search.forced,
+        "undecided_at_freeze": search.undecided_at_freeze,
+    }

@@ -81,7 +81,7 @@ def test_costs_are_spread_over_the_range() -> None:
 
 def test_widths_are_at_the_step_or_off_it(case: str) -> None:
     model, cost = make(case)
-    per_unit = {g.multiply_width for f in describe(model).branches for g in f.branch.groups}
+    per_unit = {g.width for f in describe(model).branches for g in f.branch.groups}
     if per_unit != {1}:  # whole groups: their units are wider than a channel
         return
     for left, total in [w for s in random_structures(model, cost, 6, 1, 4) for w in widths(s)]:

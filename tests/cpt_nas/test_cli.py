@@ -14,6 +14,7 @@ import hwprofiles
 from cpt_nas import cli
 
 UNGATED = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
+SEARCH = ["train", "--recipe", "search.yaml"]
 RECIPE = """
 model: {name: cpt_resnet20, kwargs: {layers: [1, 1, 1], channels: [8, 8, 8]}}
 data: {name: digits, input_size: [1, 8, 8], augment: crop, train_limit: 64}
@@ -63,6 +64,15 @@ def folder(tmp_path: Path) -> Path:
         (["train", "--recipe", "search.yaml", "--set", "search.alpha=2"], "search.alpha"),
         (["train", "--recipe", "search.yaml", "--set", "search.log_gamma=-1"], "search.log_gamma"),
         (["train", "--recipe", "search.yaml", *UNGATED], "nothing can"),
+        ([*SEARCH, "--macs-budget", "0.0001"], "macs 10.52 is below"),
+        ([*SEARCH, "--macs-budget", "0.0001"], "lowest possible"),
+        ([*SEARCH, "--macs-budget", "1"], "within it already"),
+        ([*SEARCH, "--params-budget", "0"], "params_budget: must be above 0"),
+        ([*SEARCH, "--latency-budget", "12"], "unit of ns, us"),
+        ([*SEARCH, "--latency-budget", "12ms"], "latency_budget: needs a profile"),
+        ([*SEARCH, "--macs-budget", "0.5", "--dense"], "--dense: leaves the search out"),
+        (["train", "--recipe", "recipe.yaml", "--macs-budget", "0.5"], "--macs-budget: the recipe"),
+        (["retrain", "nowhere"], "no such folder: nowhere"),
         (["train", "--recipe", "recipe.yaml", "--set", "model.name=resnet19"], "no model"),
         (["train", "--recipe", "recipe.yaml", "--set", "data.name=images"], "data.root"),
         (["train", "--resume", "nowhere"], "no such file"),
@@ -77,7 +87,11 @@ def test_mistakes_are_one_line_and_leave_nothing(
     cpt_nas: Shell, folder: Path, arguments: list[str], message: str
 ) -> None:
     before = sorted(p.name for p in folder.rglob("*"))
-    extra = ["-o", "out"] if arguments[0] == "train" and "--resume" not in arguments else []
+    extra = (
+        ["-o", "out"]
+        if arguments[0] in ("train", "retrain") and "--resume" not in arguments
+        else []
+    )
     done = cpt_nas(*arguments, *extra, cwd=folder)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -97,7 +111,7 @@ def test_inspect_names_what_is_gated_and_what_is_not(cpt_nas: Shell, tmp_path: P
     assert "conv1, bn1, fc: outside any block" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "export", "report", "demo"])
+@pytest.mark.parametrize("command", ["train", "retrain", "inspect", "export", "report", "demo"])
 def test_help_has_an_example_or_says_what_happens(
     cpt_nas: Shell, command: str, tmp_path: Path
 ) -> None:
@@ -117,6 +131,30 @@ def test_train_and_export(cpt_nas: Shell, folder: Path) -> None:
     done = cpt_nas("train", "--recipe", "search.yaml", "-o", "run", cwd=folder)
     assert done.returncode == 2
     assert "is not empty" in done.stderr
+
+
+def test_an_impossible_budget_shows_the_range_as_a_table(cpt_nas: Shell, folder: Path) -> None:
+    done = cpt_nas(*SEARCH, "--macs-budget", "0.001", "--params-budget", "0.9", cwd=folder)
+    for part in ("constraint", "dense", "budget", "lowest possible", "macs", "params"):
+        assert part in done.stderr
+    assert done.returncode == 2
+
+
+def test_train_under_a_budget_and_retrain(cpt_nas: Shell, folder: Path) -> None:
+    times = ["--set", "search.freeze=0.9", "--set", "train.epochs=2"]
+    done = cpt_nas(*SEARCH, *times, "--macs-budget", "0.6", "-o", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "budget" in done.stdout and "gates decided by force" in done.stdout
+    done = cpt_nas("retrain", "run", "--set", "train.seed=1", "-o", "again", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    structures = [(folder / run / "structure.json").read_text() for run in ("run", "again")]
+    assert structures[0] == structures[1]
+    done = cpt_nas("retrain", "again", "-o", "third", cwd=folder)
+    assert done.returncode == 2 and "is not a finished search" in done.stderr
+    done = cpt_nas("report", "run", "again", "-o", "report", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "report" / "report.html").read_text()
+    assert "Budgets" in page and "How the searches settled" in page
 
 
 def test_a_mistyped_option_is_named(cpt_nas: Shell, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_the_penaltys_gradient_is_its_finite_difference(polarize: float) -> None
         gate.charge = gate.charge.double()
 
     def value() -> torch.Tensor:
-        total = search._objective(search.costs(), search._branch_sum())
+        total = search.price.objective(search.costs(), search.price.branch_sum())
         hang = [(g.charge * g.theta * (1 - g.theta)).sum() for g in search.gates.values()]
         return search.log_gamma * (total + polarize * torch.stack(hang).sum())
 

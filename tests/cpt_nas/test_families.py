@@ -117,8 +117,10 @@ def test_cost_is_the_count_of_the_cut_network(family: str) -> None:
     cost = build_cost(model, x)
     search = attach(copy.deepcopy(model), family)
     traced = trace_all(model, x)
-    assert math.isclose(search.dense["macs"], sum(s.macs for s in traced.layers), rel_tol=1e-9)
-    assert search.dense["params"] == sum(p.numel() for p in model.parameters())
+    assert math.isclose(
+        search.price.dense["macs"], sum(s.macs for s in traced.layers), rel_tol=1e-9
+    )
+    assert search.price.dense["params"] == sum(p.numel() for p in model.parameters())
     close_some(search, seed=5)
     search.finish()
     structure = search.structure()
@@ -180,7 +182,7 @@ def test_extremes(family: str) -> None:
         model = build(family)
         search = attach(model, family)
         for slot, gate in search.gates.items():
-            is_branch = any(slot == f.name.replace(".", "/") for f in search.found.values())
+            is_branch = any(slot == f.name.replace(".", "/") for f in search.gated.found.values())
             gate.theta.data.fill_(float(one_left and is_branch))
             if one_left and not is_branch:
                 gate.theta.data[-1] = 1.0
@@ -226,7 +228,7 @@ def test_a_plain_sequential_network_gets_unit_gates() -> None:
         torch.manual_seed(0)
         model = lenet().double()
         search = cpt_nas.attach(model, x[:1], fold=fold)
-        sizes = {g.size for f in search.found.values() for g in f.branch.groups}
+        sizes = {g.size for f in search.gated.found.values() for g in f.branch.groups}
         assert sizes == {6, 16, 32}
         close_some(search, seed=2)
         fix_masks(search)

@@ -161,7 +161,7 @@ def test_attach_refuses_it_too(file: Path) -> None:
     with pytest.raises(ValueError, match=r"device\.name: profile has abacus"):
         package.attach(model, x, profile)
     search = package.attach(model, x, profile, allow_foreign=True)
-    assert search.cost_name == "latency" and search.channel_step == 2
+    assert search.price.cost_name == "latency" and search.channel_step == 2
 
 
 def test_several_models_share_one_calibration(monkeypatch: pytest.MonkeyPatch) -> None:

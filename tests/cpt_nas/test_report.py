@@ -461,8 +461,8 @@ def test_the_page_holds_everything(runs, profile, stopwatch, tmp_path):
     assert "prefers-color-scheme: dark" in page
     assert ">nan<" not in page.lower()
     left = sorted(p.name for p in (tmp_path / "out").iterdir())
-    csv = ["history.csv", "latency.csv", "layers.csv"]
-    assert left == ["figures", *csv, "report.html", "runs.csv", "structures.csv"]
+    first = ["budgets.csv", "cross.csv", "figures", "history.csv", "latency.csv", "layers.csv"]
+    assert left == [*first, "report.html", "runs.csv", "search.csv", "structures.csv"]
 
 
 def test_names_are_escaped(tmp_path):

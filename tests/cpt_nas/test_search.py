@@ -56,7 +56,7 @@ class FixedMask:
 
 
 def fix_masks(search: cpt_nas.Search) -> None:
-    search._handles.pop().remove()  # the sampler is mounted last
+    search.gated._handles.pop().remove()  # the sampler is mounted last
 
 
 @pytest.mark.parametrize("fold", [True, False])

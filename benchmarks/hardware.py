@@ -1,0 +1,226 @@
+"""Does hardware matter? One network searched under four costs, and what people do instead.
+
+    python benchmarks/hardware.py --data FOLDER -o runs/hardware [--seeds 0 1 2] [--jobs 4]
+
+FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 pictures. ResNet-20, 10 epochs, one
+thread a training. Searches to half the latency under this machine's profiles of two settings (one
+thread at batch 1 and at batch 64), to half the MACs and to half the parameters; the dense network;
+and for each setting the width-scaled and the depth-scaled ResNet whose measured latency is nearest
+to half of the dense one's, from scratch. At the end every network is measured in both settings.
+
+Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
+so the command can be stopped and given again. ``--report-only`` takes what is finished. Measuring
+wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run),
+docs/hardware/*.png and the tables in docs/hardware.md and README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import markdown
+import pandas as pd
+import timm
+import torch
+
+import cpt_nas  # noqa: F401  (registers cpt_resnet20)
+import hwprofiles
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
+MODEL, SIZE = "cpt_resnet20", 32
+SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64)}  # name -> threads, batch size
+BUDGET = 0.5
+DEPTHS = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))
+WIDTHS = tuple(x / 20 for x in range(4, 20))  # of 16, 32, 64 channels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/hardware"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=hwprofiles.usable_cores())
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
+    parser.add_argument("--report-only", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    profiles = {name: output / f"{name}.yaml" for name in SETTINGS}
+    for name, path in profiles.items():
+        if not path.exists():
+            profile(name, path)
+    scaled = hand_made(output)
+
+    common = [f"data.root={arguments.data}", *arguments.overrides]
+    jobs: dict[str, list[str]] = {}
+    for seed in arguments.seeds:
+        for name, options in trainings(profiles, scaled).items():
+            sets = [x for value in [*common, f"train.seed={seed}"] for x in ("--set", value)]
+            jobs[f"{name}-s{seed}"] = ["--recipe", str(RECIPE), *options, *sets]
+    if not arguments.report_only:
+        train_all(jobs, output, arguments.jobs)
+    runs = [name for name in jobs if finished(output / name)]
+    report = output / "report"
+    command = ["cpt_nas.cli", "report", *(str(output / name) for name in runs)]
+    command += [x for path in profiles.values() for x in ("--profile", str(path))]
+    run([*command, "--measure", "-o", str(report)])
+    write(output, report, runs)
+
+
+def trainings(
+    profiles: Mapping[str, Path], scaled: Mapping[str, Mapping[str, object]]
+) -> dict[str, list[str]]:
+    """Name -> options of cpt-nas train, the most telling first."""
+    jobs = {"dense": ["--dense"]}
+    half = str(BUDGET)
+    for name, path in profiles.items():
+        jobs[f"search-{name}"] = ["--profile", str(path), "--latency-budget", half]
+    for name, kwargs in scaled.items():
+        values = [x for k, v in kwargs.items() for x in ("--set", f"model.kwargs.{k}={v}")]
+        jobs[name] = ["--dense", *values]
+    jobs["search-macs"] = ["--macs-budget", half]
+    jobs["search-params"] = ["--params-budget", half]
+    return jobs
+
+
+def profile(name: str, path: Path) -> None:
+    threads, batch_size = SETTINGS[name]
+    command = ["cpt_nas.cli", "profile", MODEL, "--input-size", "3", str(SIZE), str(SIZE)]
+    command += ["--threads", str(threads), "--batch-size", str(batch_size)]
+    run([*command, "--structures", "12", "--name", name, "-o", str(path)])
+
+
+def hand_made(output: Path) -> dict[str, dict[str, object]]:
+    """'width-SETTING' and 'depth-SETTING' -> arguments of the network nearest to the budget.
+
+    Measured against the dense network in interleaved rounds; kept in scaled.csv.
+    """
+    path = output / "scaled.csv"
+    if not path.exists():
+        candidates: dict[str, dict[str, object]] = {"dense": {}}
+        candidates |= {f"depth {d}": {"layers": list(d)} for d in DEPTHS}
+        candidates |= {f"width {w}": {"channels": channels(w)} for w in WIDTHS}
+        rows = []
+        for setting, (threads, batch_size) in SETTINGS.items():
+            x = torch.randn(batch_size, 3, SIZE, SIZE)
+            models = {n: (timm.create_model(MODEL, **k).eval(), x) for n, k in candidates.items()}
+            timed = hwprofiles.time_models(models, threads=threads, min_s=20)
+            for name, measurement in timed.items():
+                ratio = measurement.median_s / timed["dense"].median_s
+                row = {"setting": setting, "network": name, "kwargs": json.dumps(candidates[name])}
+                rows.append(row | {"ms": 1e3 * measurement.median_s, "ratio": ratio})
+        pd.DataFrame(rows).to_csv(path, index=False)
+    table = pd.read_csv(path)
+    table["off"] = (table["ratio"] / BUDGET).map(lambda r: abs(math.log(r)))
+    chosen = {}
+    for setting in SETTINGS:
+        here = table[table["setting"] == setting]
+        for kind in ("width", "depth"):
+            best = here[here["network"].str.startswith(kind)].sort_values("off").iloc[0]
+            chosen[f"{kind}-{setting}"] = json.loads(best["kwargs"])
+            print(f"{kind}-{setting}: {best['network']}, {best['ratio']:.3f} of the dense latency")
+    return chosen
+
+
+def channels(width: float) -> list[int]:
+    return [round(width * n) for n in (16, 32, 64)]
+
+
+def train_all(jobs: Mapping[str, Sequence[str]], output: Path, at_once: int) -> None:
+    """Run what is not finished, ``at_once`` processes side by side.
+
+    Raises:
+        SystemExit: one failed; the others go on to their end first.
+    """
+    waiting = [name for name in jobs if not finished(output / name)]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    failed = []
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            name = waiting.pop(0)
+            folder = output / name
+            options = [*jobs[name], "-o", str(folder)]
+            if (folder / "last.pth.tar").exists():
+                options = ["--resume", str(folder)]
+            elif folder.exists():
+                shutil.rmtree(folder)  # killed in its first epoch
+            print(time.strftime("%H:%M"), "cpt-nas train", *options, flush=True)
+            with (output / f"{name}.log").open("a") as log:
+                command = [sys.executable, "-m", "cpt_nas.cli", "train", *options]
+                running[name] = subprocess.Popen(command, stdout=log, stderr=log)
+        time.sleep(1)
+        for name in [n for n, process in running.items() if process.poll() is not None]:
+            if running.pop(name).returncode:
+                failed.append(name)
+    if failed:
+        sys.exit(f"trainings failed: {', '.join(failed)}; see the logs in {output}")
+
+
+def finished(folder: Path) -> bool:
+    path = folder / "result.json"
+    return path.is_file() and json.loads(path.read_text())["status"] == "finished"
+
+
+def write(output: Path, report: Path, runs: Sequence[str]) -> None:
+    """docs/hardware.csv, its tables and pictures."""
+    table = pd.read_csv(report / "runs.csv")
+    table["network"] = table["name"].str.replace(r"-s\d+$", "", regex=True)
+    dense = table[table["network"] == "dense"].set_index("seed")
+    table["wall_over_dense"] = table["wall_s"] / table["seed"].map(dense["wall_s"])
+    for what in ("macs", "params", *(f"measured_s:{s}" for s in SETTINGS)):
+        table[f"{what}_over_dense"] = table[what] / dense[what].mean()
+    commits = {json.loads((output / n / "result.json").read_text())["commit"] for n in runs}
+    print("made by", ", ".join(sorted(str(c) for c in commits)))
+    table.to_csv(DOCS / "hardware.csv", index=False, lineterminator="\n")
+    shutil.copyfile(output / "scaled.csv", DOCS / "hardware_scaled.csv")
+    for page in (DOCS / "hardware.md", ROOT / "README.md"):
+        markdown.insert(page, {"hardware": results(table)})
+    pictures = DOCS / "hardware"
+    pictures.mkdir(exist_ok=True)
+    for picture in ("latency", "accuracy_latency", f"structures_{MODEL}"):
+        shutil.copyfile(report / "figures" / f"{picture}.png", pictures / f"{picture}.png")
+    for name in runs:
+        picture = report / "figures" / f"search_{name}.png"
+        if name.endswith("-s0") and picture.exists():
+            shutil.copyfile(picture, pictures / picture.name)
+
+
+def results(table: pd.DataFrame) -> str:
+    """A row a network, mean and range over the seeds."""
+    rows = []
+    for network, runs in table.groupby("network", sort=False):
+        accuracy = runs["accuracy"]
+        spread = f" ({accuracy.min():.2f}-{accuracy.max():.2f})" if len(runs) > 1 else ""
+        row = [str(network), str(len(runs)), f"{accuracy.mean():.2f}{spread}"]
+        row += [f"{runs[f'{what}_over_dense'].mean():.2f}" for what in ("macs", "params")]
+        row.append(f"{runs['branches_left'].mean():.1f}")
+        for setting in SETTINGS:
+            what = f"measured_s:{setting}"
+            row.append(f"{1e3 * runs[what].mean():.2f} ({runs[f'{what}_over_dense'].mean():.2f})")
+        own = [s for s in SETTINGS if network == f"search-{s}"]
+        off = runs[f"measured_s:{own[0]}"] / runs["reached:latency"] - 1 if own else None
+        row.append("" if off is None else f"{100 * off.mean():+.1f}")
+        row.append(f"{runs['wall_over_dense'].mean():.2f}")
+        rows.append(row)
+    heads = ["network", "seeds", "test acc. %", "MACs / dense", "params / dense", "branches"]
+    heads += [f"measured ms, {s} (/ dense)" for s in SETTINGS]
+    return markdown.table([*heads, "off the promise %", "wall clock / dense"], rows)
+
+
+def run(command: list[str]) -> None:
+    print(" ".join(command), flush=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+if __name__ == "__main__":
+    main()

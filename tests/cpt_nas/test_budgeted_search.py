@@ -1,0 +1,217 @@
+"""Budgets through the whole search: met, refused in time, resumed, and not met too early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from networks import build
+from profiles import synthetic_profile
+from test_train import QUIET, Stop, interrupted_after, recipe, same
+from torch.nn.utils import parametrize
+
+import cpt_nas
+from cpt_nas import checkpoint
+from cpt_nas.budget import BudgetError
+from cpt_nas.config import ConfigError, Recipe
+from cpt_nas.train import train
+
+X = torch.zeros(1, 3, 32, 32).double()
+TIMES = {"warmup": 0.1, "ramp": 0.4, "freeze": 0.7, "theta_lr": None, "log_gamma": None}
+
+
+def budgeted(**search: Any) -> Recipe:
+    """Eight epochs of a tiny ResNet on 256 digits: 64 steps, of which 45 search."""
+    return recipe(
+        model={"kwargs": {"layers": [1, 2, 1], "channels": [8, 8, 16]}},
+        data={"train_limit": 256},
+        train={"epochs": 8},
+        search=TIMES | search,
+    )
+
+
+@pytest.mark.parametrize(
+    "budgets",
+    [{"macs_budget": 0.5}, {"params_budget": "3k"}, {"params_budget": 0.7, "macs_budget": 0.4}],
+)
+def test_budgets_hold_and_are_reported(tmp_path: Path, budgets: dict[str, Any]) -> None:
+    result = train(budgeted(**budgets), tmp_path / "run", console=QUIET)
+    assert set(result["budgets"]) == {name.removesuffix("_budget") for name in budgets}
+    for measure, bound in result["budgets"].items():
+        assert result["reached"][measure] == result[measure] <= bound
+    tightest = max(result[m] / b for m, b in result["budgets"].items())
+    assert tightest > 0.9  # units are coarse in so small a network
+    assert result["binding"] in result["budgets"]
+    assert result["reached"][result["binding"]] / result["budgets"][
+        result["binding"]
+    ] == pytest.approx(tightest)
+    back = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    assert sum(p.numel() for p in back.parameters()) == result["params"]
+
+    trace = pd.read_csv(tmp_path / "run" / "search.csv")
+    first = next(iter(result["budgets"]))
+    share = result["budgets"][first] / result[f"{first}_dense"]
+    assert trace[f"target:{first}"].iloc[-1] == pytest.approx(share)
+    assert trace[f"cost:{first}"].iloc[0] == 1.0
+    bins = trace[[c for c in trace if c.startswith("theta_")]]
+    assert (bins.sum(axis=1).diff().dropna() <= 0).all()  # gates only ever go
+    removed = pd.read_csv(tmp_path / "run" / "removed.csv")
+    assert removed["driven_down"].between(0, 1).all() and removed["at_freeze"].any()
+
+
+def test_a_latency_budget_is_in_the_profiles_seconds() -> None:
+    model = build("basic")
+    profile = synthetic_profile(model)
+    dense = cpt_nas.attach(build("basic"), X, profile).price.dense["latency"]
+    search = cpt_nas.attach(
+        model, X, profile, latency_budget=f"{dense * 600}ms", ramp_steps=10, freeze_step=20
+    )
+    assert search.price.budgets == {"latency": pytest.approx(0.6 * dense)}
+    assert search.price.cost_name == "latency" and search.price.binding() == "latency"
+
+
+def test_freezing_at_once_meets_every_budget_by_force(case: str) -> None:
+    search = cpt_nas.attach(build(case), X, macs_budget=0.95, params_budget=0.8, ramp_steps=5)
+    search.finish()
+    costs = search.live_costs()
+    assert all(costs[m] <= bound for m, bound in search.price.budgets.items())
+    assert any(costs[m] > 0.9 * bound for m, bound in search.price.budgets.items())
+    assert search.forced > 0
+
+
+def test_an_unreachable_budget_is_refused_and_the_model_left_alone() -> None:
+    model = build("basic")
+    with pytest.raises(BudgetError, match=r"macs .* is below the lowest possible, .*dense") as bad:
+        cpt_nas.attach(model, X, macs_budget=0.001, ramp_steps=5)
+    assert [row[0] for row in bad.value.table] == ["macs"]
+    assert not any(parametrize.is_parametrized(m) for m in model.modules())
+    assert not model._forward_pre_hooks
+    cpt_nas.attach(model, X)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latency_budget": 0.5, "ramp_steps": 5}, "latency_budget: needs a profile"),
+        ({"latency_budget": "12", "ramp_steps": 5}, "latency_budget: .*unit of ns, us.*'12'"),
+        ({"params_budget": -3, "ramp_steps": 5}, "params_budget: must be above 0"),
+        ({"macs_budget": 0.5}, "ramp_steps: 0, must be above 0"),
+        ({"macs_budget": 0.5, "log_gamma": 1, "ramp_steps": 5}, "log_gamma: is steered"),
+        ({"macs_budget": 1.0, "ramp_steps": 5}, "within it already"),
+        ({"macs_budget": 0.5, "total_steps": 0}, "total_steps: 0"),
+    ],
+)
+def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, ValueError), match=message) as caught:
+        cpt_nas.attach(build("basic"), X, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_total_steps_takes_the_recipes_shares() -> None:
+    search = cpt_nas.attach(build("basic"), X, macs_budget=0.5, total_steps=1000)
+    s = search.settings
+    assert (s.warmup_steps, s.ramp_steps, s.freeze_step) == (20, 130, 200)
+
+
+@pytest.mark.parametrize("epochs", [3, 6])  # while the cost falls, and after the freeze
+def test_resumed_under_a_budget_is_uninterrupted(tmp_path, monkeypatch, epochs: int) -> None:
+    chosen = budgeted(macs_budget=0.5, params_budget=0.5)
+    whole = train(chosen, tmp_path / "whole", console=QUIET)
+    restore = interrupted_after(epochs, monkeypatch)
+    with pytest.raises(Stop):
+        train(chosen, tmp_path / "parts", console=QUIET)
+    restore()
+    parts = train(chosen, tmp_path / "parts", resume=True, console=QUIET)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    for file in ("structure.json", "search.csv", "removed.csv"):
+        assert (tmp_path / "whole" / file).read_text() == (tmp_path / "parts" / file).read_text()
+    for key in ("test_acc", "macs", "forced", "undecided_at_freeze", "log_gamma"):
+        assert whole[key] == parts[key]
+
+
+def test_a_checkpoint_of_other_budgets_is_refused() -> None:
+    state = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5).state_dict()
+    with pytest.raises(ValueError, match="other budgets"):
+        cpt_nas.attach(build("basic"), X, params_budget=0.5, ramp_steps=5).load_state_dict(state)
+
+
+def test_a_run_from_before_budgets_resumes(tmp_path, monkeypatch) -> None:
+    restore = interrupted_after(1, monkeypatch)
+    with pytest.raises(Stop):
+        train(recipe(), tmp_path / "run", console=QUIET)
+    restore()
+    path = tmp_path / "run" / "last.pth.tar"
+    saved = checkpoint.load(path, torch.device("cpu"))
+    for name in ("levels", "forced", "undecided_at_freeze", "trace", "removed"):
+        del saved["search"][name]
+    checkpoint.save(saved, path)
+    assert train(recipe(), tmp_path / "run", resume=True, console=QUIET)["status"] == "finished"
+
+
+def test_a_strong_level_from_the_start_prunes_too_early_and_a_budget_does_not(tmp_path) -> None:
+    """The failure that the papers' analysis is about, built on purpose.
+
+    Before the weights have learnt anything, removing anything looks free. Under a constant high
+    price the network is gone within the first epochs; under a budget it keeps what it asks for
+    and learns.
+    """
+    common: dict[str, Any] = {
+        "model": {"kwargs": {"layers": [2, 2, 2], "channels": [8, 16, 16]}},
+        "data": {"train_limit": 1000},
+    }
+    early = {"log_gamma": 2.0, "warmup": 0.0, "ramp": 0.0, "freeze": 0.9, "theta_lr": 0.03}
+    early |= {"estimator": "straight_through", "polarize": 0}
+    default = {"macs_budget": 0.5, "log_gamma": None, "theta_lr": None, "cut_interval": 5}
+    default |= {"warmup": 0.02, "ramp": 0.13, "freeze": 0.2}
+    results = {
+        name: train(
+            recipe(**common, train={"epochs": 12}, search=search), tmp_path / name, console=QUIET
+        )
+        for name, search in (("early", early), ("default", default))
+    }
+    history = pd.read_csv(tmp_path / "early" / "history.csv")
+    assert history["branches_left"].iloc[3] <= 1  # a third of the way
+    assert results["default"]["branches"] >= 3
+    assert 0.8 < results["default"]["macs"] / results["default"]["budgets"]["macs"] <= 1
+    assert results["default"]["test_acc"] > results["early"]["test_acc"] + 10
+
+
+def test_a_found_structure_is_retrained_from_scratch(tmp_path) -> None:
+    found = train(budgeted(macs_budget=0.5), tmp_path / "run", console=QUIET)
+    values = budgeted().model_dump() | {"search": None}
+    values["model"]["structure"] = str(tmp_path / "run" / "structure.json")
+    again = train(Recipe.from_mapping(values), tmp_path / "again", console=QUIET)
+    assert again["kind"] == "retrain"
+    for key in ("macs", "params", "branches", "units"):
+        assert again[key] == found[key]
+    assert again["macs_dense"] == found["macs_dense"]
+    assert again["train_load"] == pytest.approx(again["macs"] / again["macs_dense"])
+    back = timm.create_model(f"local-dir:{tmp_path / 'again' / 'export'}", pretrained=True)
+    assert sum(p.numel() for p in back.parameters()) == found["params"]
+
+
+def test_a_retraining_resumes_without_the_run_it_came_from(tmp_path, monkeypatch) -> None:
+    train(budgeted(macs_budget=0.5), tmp_path / "run", console=QUIET)
+    values = budgeted().model_dump() | {"search": None}
+    structure = tmp_path / "run" / "structure.json"
+    values["model"]["structure"] = str(structure)
+    chosen = Recipe.from_mapping(values)
+    whole = train(chosen, tmp_path / "whole", console=QUIET)
+    restore = interrupted_after(2, monkeypatch)
+    with pytest.raises(Stop):
+        train(chosen, tmp_path / "parts", console=QUIET)
+    restore()
+    structure.unlink()
+    parts = train(chosen, tmp_path / "parts", resume=True, console=QUIET)
+    assert same(tmp_path / "whole", tmp_path / "parts") and whole["test_acc"] == parts["test_acc"]
+
+
+def test_a_cut_network_is_not_searched_again() -> None:
+    values = budgeted().model_dump()
+    values["model"]["structure"] = "structure.json"
+    with pytest.raises(ConfigError, match=r"model.structure: a cut network is not searched again"):
+        Recipe.from_mapping(values)
