@@ -1,15 +1,15 @@
 """The pruning level: fixed after a ramp, or steered so that the cost meets a budget.
 
 The expected cost follows a target that falls from 1 to the budget (shares of the dense network's)
-and stays there. The controller is an integral controller on the logarithm of log gamma, because
-nobody knows beforehand which decade is the right one:
+in the ramp. The controller is an integral controller on the logarithm of log gamma, because nobody
+knows beforehand which decade is the right one:
 
     d ln(log gamma) = rate * clip(excess / SOFT, -1, 1),  excess = cost + horizon * slope - target
 
 Theta moves at its own rate whatever the price, so the cost lags behind the level. Looking ahead by
 the time in which a gate crosses half of its range is what keeps the level from winding up: while
-the cost already falls fast enough, the level stays. On the way to the freeze the rate falls to
-zero, so that nothing is driven shut at the last moment.
+the cost already falls fast enough, the level stays. What is still missing at the end of the ramp is
+made up while the gates settle (:meth:`cpt_nas.search.Search.step`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ DECADES = 10.0  # that the level can move during the ramp, at its full rate
 LEVELS = (1e-4, 1e3)  # log gamma's bounds; the papers' are between 0.001 and 1
 START = 0.02  # log gamma at the end of the warm-up
 SLOPE_MEMORY = 0.8  # of the running mean of the cost's slope
-# The polarising term's level over log gamma's: half, or open gates would not feel the price; and
-# at the freeze, so that every gate goes to its side.
-POLARIZE_RAMP, POLARIZE_FREEZE = 0.5, 2.0
+POLARIZE = 0.5  # the polarising term's level over log gamma's; at 1 no open gate feels the price
 
 
 @dataclass(frozen=True)
@@ -187,33 +185,23 @@ class Controller:
     Args:
         budget: share of the dense cost, 0..1.
         warmup, ramp: steps before the target starts to fall, and in which it falls.
-        freeze: the step at which everything is decided, or None.
         crossing: steps in which a theta can go from 1 to 0.
     """
 
-    def __init__(
-        self, budget: float, warmup: int, ramp: int, freeze: int | None, crossing: float
-    ) -> None:
-        self.budget, self.warmup, self.ramp, self.freeze = budget, warmup, ramp, freeze
+    def __init__(self, budget: float, warmup: int, ramp: int, crossing: float) -> None:
+        self.budget, self.warmup, self.ramp = budget, warmup, ramp
         self.log_gamma = START
         self.horizon = crossing / 2 + 10
         # Faster than theta answers would only overshoot.
         self.rate = DECADES * math.log(10) / max(ramp, 2 * crossing)
         self.cost = 1.0
         self.slope = 0.0
-        self.usual = START  # running mean of the level, until the gates settle
 
     def level(self, step: int) -> float:
         return self.log_gamma if step >= self.warmup else 0.0
 
     def polarizing(self, step: int) -> float:
-        """Grows while the gates settle, and then does not follow log gamma.
-
-        Where both rose together, nothing could close any more.
-        """
-        growth = POLARIZE_RAMP * self._progress(step)
-        growth += (POLARIZE_FREEZE - POLARIZE_RAMP) * self._settling(step)
-        return growth * self.usual
+        return POLARIZE * self._progress(step) * self.level(step)
 
     def target(self, step: int) -> float:
         return 1.0 - (1.0 - self.budget) * self._progress(step)
@@ -224,25 +212,16 @@ class Controller:
         if step < self.warmup:
             return
         excess = share + self.horizon * self.slope - self.target(step)
-        move = self.rate * (1.0 - self._settling(step)) * max(-1.0, min(1.0, excess / SOFT))
+        move = self.rate * max(-1.0, min(1.0, excess / SOFT))
         self.log_gamma = max(LEVELS[0], min(LEVELS[1], self.log_gamma * math.exp(move)))
-        if self._settling(step) == 0:
-            self.usual += (self.log_gamma - self.usual) / max(1.0, self.horizon)
 
     def _progress(self, step: int) -> float:
         """0 before the ramp, 1 after it."""
         return min(1.0, max(0.0, (step - self.warmup) / self.ramp))
 
-    def _settling(self, step: int) -> float:
-        """0 up to the middle between the ramp's end and the freeze, then rising to 1."""
-        if self.freeze is None:
-            return 0.0
-        middle = (self.warmup + self.ramp + self.freeze) / 2
-        return min(1.0, max(0.0, (step - middle) / max(1.0, self.freeze - middle)))
-
     def state_dict(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in ("log_gamma", "cost", "slope", "usual")}
+        return {name: getattr(self, name) for name in ("log_gamma", "cost", "slope")}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        for name in ("log_gamma", "cost", "slope", "usual"):
+        for name in ("log_gamma", "cost", "slope"):
             setattr(self, name, float(state[name]))

@@ -180,7 +180,7 @@ class GatedModel:
                 units = branch.units[group]
                 units.kept = [units.kept[i] for i in positions.tolist()]
                 slot = _slot(group_key(name, group))
-                for tensor in ("theta", "mask", "index", "charge"):
+                for tensor in ("theta", "mask", "index", "charge", "side"):
                     name_of = f"{slot}.{tensor}"
                     gate_plan.keep[name_of] = [(Slice(name_of), positions)]
         cut.apply(gate_plan, self.gates, theta_optimizer)

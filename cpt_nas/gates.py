@@ -53,12 +53,14 @@ class BernoulliGate(nn.Module):
         mask: [K] the present sample, 0 or 1.
         index: [K] which units of the uncut group these are.
         charge: [K] what the regularizer charges each gate with everything open, over log gamma.
+        side: [K] where each gate drifts while it settles: 1 to open, -1 to closed, 0 nowhere.
     """
 
     theta: nn.Parameter
     mask: Tensor
     index: Tensor
     charge: Tensor
+    side: Tensor
 
     def __init__(self, size: int, *, theta: float = 1.0, estimator: str = "endpoint") -> None:
         super().__init__()
@@ -69,6 +71,7 @@ class BernoulliGate(nn.Module):
         self.register_buffer("mask", torch.ones(size), persistent=False)
         self.register_buffer("index", torch.arange(size))
         self.register_buffer("charge", torch.zeros(size))
+        self.register_buffer("side", torch.zeros(size))
 
     def __len__(self) -> int:
         return self.theta.shape[0]
@@ -83,6 +86,11 @@ class BernoulliGate(nn.Module):
             return (self.theta.detach() > 0.5).to(self.theta.dtype)
         weight = ESTIMATORS[self.estimator](self.theta.detach(), self.mask)
         return self.mask + weight * (self.theta - self.theta.detach())
+
+    @torch.no_grad()
+    def drift(self, rate: float) -> None:
+        """Move theta towards its side."""
+        self.theta.add_(self.side, alpha=rate)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -82,7 +82,6 @@ class Price:
                 bound / self.dense[measure],
                 settings.warmup_steps,
                 settings.ramp_steps,
-                settings.freeze_step,
                 1.0 / settings.rate(),
             )
             for measure, bound in self.budgets.items()

@@ -33,6 +33,7 @@ from cpt_nas.structure import Structure, load_structure
 from cpt_nas.trace import removed_rows, trace_row
 from hwprofiles import Profile
 
+LOOKS = 10  # at what would be decided, while the gates settle
 BEFORE_BUDGETS: dict[str, Any] = {
     **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
     **{"trace": [], "removed": []},
@@ -191,6 +192,7 @@ class Search:
         if not self.price.budgets or self.steps >= self.settings.warmup_steps:
             self.theta_optimizer.step()  # under a price of 0 there is nothing to search for
         self.theta_optimizer.zero_grad(set_to_none=True)
+        self._settle()
         for gate in self.gated.all_gates():
             gate.project()
         self.steps += 1
@@ -215,6 +217,44 @@ class Search:
             for grad, part in zip(grads, flat.split([len(g) for g in grads])):
                 grad.copy_(part)
 
+    def _settle(self) -> None:
+        """From the ramp's end to the freeze, let every gate drift to the side it is on.
+
+        The side is what would be decided now, so that the budgets hold; it is looked at anew ten
+        times, and a gate that the loss pulls harder than the drift pushes changes it. The drift
+        grows to theta's rate. It is what the polarising term does to Adam's steps when its weight
+        goes to infinity: that term alone would have to outgrow the noise of every gate's gradient,
+        which nobody knows.
+        """
+        s = self.settings
+        begin = s.warmup_steps + s.ramp_steps
+        if not self.price.budgets or s.freeze_step is None or self.steps < begin:
+            return
+        length = s.freeze_step - begin
+        if (self.steps - begin) % max(1, length // LOOKS) == 0:
+            self._take_sides()
+        share = (self.steps - begin) / length
+        for gate in self.gated.all_gates():
+            gate.drift(s.rate() * min(1.0, 2.0 * share))
+
+    @torch.no_grad()
+    def _take_sides(self) -> None:
+        candidates = self._candidates()
+        for name, positions in _kept(candidates, self._decide(candidates).states).items():
+            gate = self.gated.gate(name)
+            if gate is not None:
+                gate.side.fill_(-1.0 if positions is None else 1.0)
+            for group in candidates[name].groups:
+                units = self.gated.gate(group_key(name, group))
+                assert units is not None
+                units.side.copy_(torch.where(units.theta > 0.5, 1.0, -1.0))
+                if positions is not None:
+                    units.side.fill_(-1.0)
+                    units.side[positions[group].to(units.side.device)] = 1.0
+
+    def _decide(self, candidates: Mapping[str, decide.Candidate]) -> decide.Decision:
+        return decide.decide(candidates, self.channel_step, self.price.costs_of, self.price.budgets)
+
     def cut(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> bool:
         """Remove what has fallen to the threshold. Returns whether anything went."""
         candidates = self._candidates()
@@ -230,9 +270,7 @@ class Search:
             return
         self.undecided_at_freeze = self.undecided()
         candidates = self._candidates()
-        decision = decide.decide(
-            candidates, self.channel_step, self.price.costs_of, self.price.budgets
-        )
+        decision = self._decide(candidates)
         self.forced = decision.forced
         self.removed += removed_rows(self.steps, candidates, decision.states, forced=True)
         self.gated.cut(_kept(candidates, decision.states), self.theta_optimizer, optimizer, ema)
@@ -350,7 +388,8 @@ class Search:
             self.gated.discard()
             self.frozen = True
             return
-        self.gates.load_state_dict(state["gates"])
+        sides = {f"{slot}.side": gate.side for slot, gate in self.gates.items()}
+        self.gates.load_state_dict(sides | state["gates"])
         for gate, mask in zip(self.gated.all_gates(), state["masks"].values(), strict=True):
             gate.mask = mask.to(gate.theta)
         self.theta_optimizer.load_state_dict(state["theta_optimizer"])

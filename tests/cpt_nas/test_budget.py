@@ -108,17 +108,17 @@ def test_without_a_budget_the_level_ramps_from_zero() -> None:
 WARMUP, RAMP, FREEZE, RATE = 20, 130, 200, 0.05
 
 
-def follow(uses: np.ndarray, budget: float) -> tuple[Controller, list[float], np.ndarray]:
+def follow(uses: np.ndarray, budget: float) -> tuple[Controller, list[float]]:
     """A search over gates of equal cost: theta moves by RATE towards what the price asks for."""
-    controller = Controller(budget, WARMUP, RAMP, FREEZE, 1 / RATE)
+    controller = Controller(budget, WARMUP, RAMP, 1 / RATE)
     theta, costs = np.ones_like(uses), []
     for step in range(1, FREEZE):
-        price = controller.level(step) * len(uses) / len(uses)
+        price = controller.level(step)
         hang = controller.polarizing(step) * (1 - 2 * theta)
         theta = np.clip(theta - RATE * np.sign(price + hang - uses), 0, 1)
         costs.append(theta.mean())
         controller.update(step, theta.mean())
-    return controller, costs, theta
+    return controller, costs
 
 
 @given(
@@ -130,17 +130,15 @@ def test_the_cost_follows_its_target_and_the_level_does_not_wind_up(
     budget: float, seed: int, scale: float
 ) -> None:
     uses = scale * np.exp(np.random.default_rng(seed).normal(0, 1, 300))
-    controller, costs, theta = follow(uses, budget)
+    controller, costs = follow(uses, budget)
     assert costs[WARMUP - 2] == 1.0
     assert costs[-1] == pytest.approx(budget, abs=0.08)
     wanted = np.sort(uses)[int((1 - budget) * len(uses))]  # the price that closes so many
     assert controller.log_gamma < 10 * wanted
-    undecided = ((theta > 0.1) & (theta < 0.9)).mean()
-    assert undecided < 0.15
 
 
 def test_a_goal_that_stays_out_of_reach_stops_at_the_bound() -> None:
-    controller = Controller(0.1, WARMUP, RAMP, None, 1 / RATE)
+    controller = Controller(0.1, WARMUP, RAMP, 1 / RATE)
     for step in range(5000):
         controller.update(step, 0.9)  # nothing ever closes
     assert controller.log_gamma == LEVELS[1]
@@ -148,10 +146,10 @@ def test_a_goal_that_stays_out_of_reach_stops_at_the_bound() -> None:
 
 
 def test_a_controllers_state_is_restored() -> None:
-    one, _, _ = follow(np.linspace(0.01, 1, 50), 0.5)
-    other = Controller(0.5, WARMUP, RAMP, FREEZE, 1 / RATE)
+    one, _ = follow(np.linspace(0.01, 1, 50), 0.5)
+    other = Controller(0.5, WARMUP, RAMP, 1 / RATE)
     other.load_state_dict(one.state_dict())
     assert other.state_dict() == one.state_dict()
-    one.update(190, 0.6)
-    other.update(190, 0.6)
-    assert other.level(191) == one.level(191)
+    one.update(120, 0.6)
+    other.update(120, 0.6)
+    assert other.level(121) == one.level(121)
