@@ -4,7 +4,8 @@
 
 FOLDER holds train.tar.gz and test.tar.gz. Measures a profile of this machine (one thread, batch
 1), trains the three runs side by side on one thread each, measures every result in the profile's
-setting afterwards, and writes docs/cifar10_resnet20.csv and the table in docs/cifar10.md. Finished trainings are not repeated: once more on a quiet machine measures anew.
+setting afterwards, and writes docs/cifar10_resnet20.csv and the table in docs/cifar10.md. Finished
+trainings are not repeated: once more on a quiet machine measures anew.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 pictures. ResNet-20, 1
 thread a training. Searches to half the latency under this machine's profiles of two settings (one
 thread at batch 1 and at batch 64), to half the MACs and to half the parameters; the dense network;
 and for each setting the width-scaled and the depth-scaled ResNet whose measured latency is nearest
-to half of the dense one's, from scratch. At the end every network is measured in both settings.
+to half of the dense one's, from scratch (widths as they come, and at multiples of 8). At the end
+every network is measured in both settings.
 
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again. ``--report-only`` takes what is finished. Measuring
@@ -41,7 +42,8 @@ MODEL, SIZE = "cpt_resnet20", 32
 SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64)}  # name -> threads, batch size
 BUDGET = 0.5
 DEPTHS = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))
-WIDTHS = tuple(x / 20 for x in range(4, 20))  # of 16, 32, 64 channels
+CHANNELS = (16, 32, 64)
+WIDTHS = tuple(x / 20 for x in range(4, 20))  # of the channels
 
 
 def main() -> None:
@@ -97,11 +99,11 @@ def profile(name: str, path: Path) -> None:
     threads, batch_size = SETTINGS[name]
     command = ["cpt_nas.cli", "profile", MODEL, "--input-size", "3", str(SIZE), str(SIZE)]
     command += ["--threads", str(threads), "--batch-size", str(batch_size)]
-    run([*command, "--structures", "12", "--name", name, "-o", str(path)])
+    run([*command, "--structures", "12", "--seconds", "20", "--name", name, "-o", str(path)])
 
 
 def hand_made(output: Path) -> dict[str, dict[str, object]]:
-    """'width-SETTING' and 'depth-SETTING' -> arguments of the network nearest to the budget.
+    """'width-…' and 'depth-…' -> arguments, of the networks nearest to the budget in a setting.
 
     Measured against the dense network in interleaved rounds; kept in scaled.csv.
     """
@@ -109,7 +111,8 @@ def hand_made(output: Path) -> dict[str, dict[str, object]]:
     if not path.exists():
         candidates: dict[str, dict[str, object]] = {"dense": {}}
         candidates |= {f"depth {d}": {"layers": list(d)} for d in DEPTHS}
-        candidates |= {f"width {w}": {"channels": channels(w)} for w in WIDTHS}
+        for channels in dict.fromkeys(tuple(c) for w in WIDTHS for c in (plain(w), aligned(w))):
+            candidates[f"width {channels}"] = {"channels": list(channels)}
         rows = []
         for setting, (threads, batch_size) in SETTINGS.items():
             x = torch.randn(batch_size, 3, SIZE, SIZE)
@@ -127,13 +130,18 @@ def hand_made(output: Path) -> dict[str, dict[str, object]]:
         here = table[table["setting"] == setting]
         for kind in ("width", "depth"):
             best = here[here["network"].str.startswith(kind)].sort_values("off").iloc[0]
-            chosen[f"{kind}-{setting}"] = json.loads(best["kwargs"])
-            print(f"{kind}-{setting}: {best['network']}, {best['ratio']:.3f} of the dense latency")
+            kwargs = json.loads(best["kwargs"])
+            chosen["-".join([kind, *map(str, *kwargs.values())])] = kwargs
+            print(f"{setting}: {best['network']}, {best['ratio']:.3f} of the dense latency")
     return chosen
 
 
-def channels(width: float) -> list[int]:
-    return [round(width * n) for n in (16, 32, 64)]
+def plain(width: float) -> list[int]:
+    return [round(width * n) for n in CHANNELS]
+
+
+def aligned(width: float) -> list[int]:
+    return [max(8, 8 * round(width * n / 8)) for n in CHANNELS]
 
 
 def train_all(jobs: Mapping[str, Sequence[str]], output: Path, at_once: int) -> None:

@@ -26,7 +26,7 @@ from cpt_nas.train import train
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RECIPE = ROOT / "recipes" / "digits.yaml"
-BASE = {"search.macs_budget": 0.5, "search.log_gamma": None, "search.cut_interval": 10}
+BASE: dict[str, Any] = {"search.macs_budget": 0.5, "search.cut_interval": 10}
 BASE |= {"search.warmup": 0.02, "search.ramp": 0.13, "search.freeze": 0.2, "search.theta_lr": None}
 CHANGES: dict[str, dict[str, Any]] = {
     "default": {},

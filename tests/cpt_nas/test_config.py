@@ -84,7 +84,8 @@ def test_the_demo_is_the_digits_recipe() -> None:
     from cpt_nas.demo import recipe
 
     shipped = load_recipe(RECIPES[[p.stem for p in RECIPES].index("digits")])
+    changed = {"profile": "x.yaml", "latency_budget": 0.5, "macs_budget": None}
     assert recipe(shipped.train.epochs, "x.yaml") == Recipe.model_validate(
-        shipped.model_dump() | {"search": shipped.search.model_dump() | {"profile": "x.yaml"}}
+        shipped.model_dump() | {"search": shipped.search.model_dump() | changed}
     )
     assert recipe(3, None).search is None

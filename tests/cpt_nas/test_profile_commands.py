@@ -90,7 +90,7 @@ def test_validation_can_be_repeated_on_other_structures(
 
 
 MISTAKES = [
-    (["profile", "vgg11", "-o", "new.yaml"], "nothing can be gated in vgg11"),
+    (["profile", "inception_v3", "-o", "new.yaml"], "nothing can be gated in inception_v3"),
     (["profile", "resnet18", "-o", "new.yaml", "--structures", "3"], "allowed are 0, 6 or more"),
     (["profile", "resnet19", "-o", "new.yaml"], "'resnet19' is not in timm's registry"),
     (["profile", "resnet18", "-o", "."], "is a folder"),
