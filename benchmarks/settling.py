@@ -30,13 +30,12 @@ BASE: dict[str, Any] = {"search.macs_budget": 0.5, "search.cut_interval": 10}
 BASE |= {"search.warmup": 0.02, "search.ramp": 0.13, "search.freeze": 0.2, "search.theta_lr": None}
 CHANGES: dict[str, dict[str, Any]] = {
     "default": {},
+    "no drift": {"search.settle": 0},
     "straight-through": {"search.estimator": "straight_through"},
     "no polarisation": {"search.polarize": 0},
     "polarisation x 2": {"search.polarize": 2},
-    "straight-through, no polarisation": {
-        "search.estimator": "straight_through",
-        "search.polarize": 0,
-    },
+    "no drift, no polarisation": {"search.settle": 0, "search.polarize": 0},
+    "no drift, straight-through": {"search.settle": 0, "search.estimator": "straight_through"},
     "theta rate x 0.4": {"search.theta_lr": "x0.4"},
     "theta rate x 2": {"search.theta_lr": "x2"},
     "ramp to 35 %, freeze at 50 %": {"search.ramp": 0.33, "search.freeze": 0.5},

@@ -56,7 +56,7 @@ class BudgetError(ValueError):
         table: rows (constraint, dense, budget, lowest possible), in words.
     """
 
-    def __init__(self, message: str, table: Sequence[tuple[str, str, str, str]]) -> None:
+    def __init__(self, message: str, table: Sequence[tuple[str, ...]]) -> None:
         super().__init__(message)
         self.table = list(table)
 

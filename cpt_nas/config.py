@@ -75,6 +75,8 @@ class _Search(_Section):
         threshold: a gate at or below is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
+        settle: with a budget, how fast every gate drifts to its side just before the freeze, over
+            theta's rate; 0: what hangs is decided at the freeze.
         cut_interval: steps between looks at what can be cut.
         channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
         fold: gates folded into weights; False: activations multiplied (the slow reference).
@@ -94,6 +96,7 @@ class _Search(_Section):
     theta_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    settle: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     cut_interval: int = Field(default=25, gt=0)
     channel_step: int | None = Field(default=None, gt=0)
     fold: bool = True

@@ -75,6 +75,7 @@ def describe(
             result.branches.append(Found(path, branch, join(path, branch.name), plain))
     result.branches = nest(without_doubles(result.branches))
     names = [f.name for f in result.branches]
+    assert len(set(names)) == len(names), "adapters: two branches of one name"
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(n, pattern) for n in names):

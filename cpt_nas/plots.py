@@ -141,7 +141,8 @@ def progress_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 def search_figure(trace: pd.DataFrame, name: str) -> Figure:
     """The search over its steps: log gamma, cost and target, and theta's histogram."""
-    charged = [c.removeprefix("log_gamma:") for c in trace if c.startswith("log_gamma:")]
+    columns = [str(c) for c in trace.columns]
+    charged = [c.removeprefix("log_gamma:") for c in columns if c.startswith("log_gamma:")]
     figure = _figure(height=6.4)
     axes = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.3, 1.3])
     steps = trace["step"].to_numpy()
@@ -161,7 +162,7 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
         _plain(ax)
         ax.legend(frameon=False, fontsize=8)
     _from_zero(axes[1])
-    counts = trace[[c for c in trace if c.startswith("theta_")]].to_numpy(dtype=float).T
+    counts = trace[[c for c in columns if c.startswith("theta_")]].to_numpy(dtype=float).T
     edges = np.concatenate([[2 * steps[0] - steps[1] if len(steps) > 1 else 0], steps])
     shown = np.where(counts > 0, counts, np.nan)
     norm = LogNorm(1, max(2.0, np.nanmax(shown, initial=2.0)))

@@ -222,20 +222,20 @@ class Search:
 
         The side is what would be decided now, so that the budgets hold; it is looked at anew ten
         times, and a gate that the loss pulls harder than the drift pushes changes it. The drift
-        grows to theta's rate. It is what the polarising term does to Adam's steps when its weight
-        goes to infinity: that term alone would have to outgrow the noise of every gate's gradient,
-        which nobody knows.
+        grows to theta's rate times ``settle``. It is what the polarising term does to Adam's steps
+        when its weight goes to infinity: that term alone would have to outgrow the noise of every
+        gate's gradient, which nobody knows.
         """
         s = self.settings
         begin = s.warmup_steps + s.ramp_steps
-        if not self.price.budgets or s.freeze_step is None or self.steps < begin:
+        if not (self.price.budgets and s.settle) or s.freeze_step is None or self.steps < begin:
             return
         length = s.freeze_step - begin
         if (self.steps - begin) % max(1, length // LOOKS) == 0:
             self._take_sides()
         share = (self.steps - begin) / length
         for gate in self.gated.all_gates():
-            gate.drift(s.rate() * min(1.0, 2.0 * share))
+            gate.drift(s.settle * s.rate() * min(1.0, 2.0 * share))
 
     @torch.no_grad()
     def _take_sides(self) -> None:

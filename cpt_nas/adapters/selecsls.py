@@ -1,12 +1,13 @@
-"""timm.models.selecsls: filters that a single layer reads. All others are joined, or are feature
-maps of the model."""
+"""timm.models.selecsls: filters that a single layer reads. All others are joined."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from timm.models.selecsls import SelecSls, SelecSlsBlock
 from torch import nn
 
-from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
+from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal
 from cpt_nas.adapters.chains import unit_groups
 
 _NO_SKIP = "it has no skip connection"
@@ -22,10 +23,14 @@ def selecsls_block(block: nn.Module) -> list[Branch] | Refusal:
 
 @REGISTRY.add(SelecSls)
 def selecsls_head(model: nn.Module) -> list[Branch] | Refusal:
-    """The convolutions behind the blocks, those that are feature maps left whole."""
+    """The convolutions behind the blocks; what the model says of its feature maps follows."""
     assert isinstance(model, SelecSls)
-    taps = {info["module"] for info in model.feature_info}
-    last = len(model.head) - 1
-    pairs = [(f"head.{i}", f"head.{i + 1}") for i in range(last) if f"head.{i}" not in taps]
-    groups = tuple(group for pair in pairs for group in unit_groups(model, pair)[0])
-    return [Branch("head", groups, (), "", (), None, _NO_SKIP, "the others are feature maps")]
+    groups, uncut = unit_groups(model, [f"head.{i}" for i in range(len(model.head))])
+    kept = []
+    for group in groups:
+        counts = list(group.counts)
+        for index, info in enumerate(model.feature_info):
+            if any(name.startswith(info["module"] + ".") for name in group.produced_by):
+                counts.append(Count("", f"feature_info.{index}.num_chs"))
+        kept.append(replace(group, counts=tuple(counts)))
+    return [Branch("head", tuple(kept), (), "", (), None, _NO_SKIP, uncut)]
