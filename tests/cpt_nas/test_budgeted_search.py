@@ -74,6 +74,35 @@ def test_a_latency_budget_is_in_the_profiles_seconds() -> None:
     assert search.price.cost_name == "latency" and search.price.binding() == "latency"
 
 
+def test_the_coarse_price_may_have_a_budget_in_seconds() -> None:
+    """alpha and kappa are charged; the level is steered until the profile's latency is met."""
+    model = build("basic")
+    profile = synthetic_profile(model)
+    settings = {"latency_budget": 0.7, "ramp_steps": 10, "cost": "complexity", "kappa": 0.5}
+    search = cpt_nas.attach(model, X, profile, **settings)
+    assert search.price.cost_name == "complexity" and set(search.price.levels) == {"latency"}
+    costs, branches = search.costs(), search.price.branch_sum()
+    level = search.price.levels["latency"]
+    for step in range(10):
+        level.update(step, 0.99)  # nothing closes, so the level rises
+    search.steps = 10
+    expected = level.level(10) * search.price.objective(costs, branches)
+    assert float(search.penalty()) == pytest.approx(float(expected), rel=1e-6)
+    assert float(expected) > 0
+    search.finish()
+    assert search.live_costs()["latency"] <= search.price.budgets["latency"]
+
+
+def test_gates_settle_before_the_freeze(tmp_path) -> None:
+    """Without the drift most gates hang half-open when everything is decided."""
+    hanging = {}
+    for settle in (0.0, 1.0):
+        chosen = budgeted(macs_budget=0.5, settle=settle, freeze=0.8)
+        result = train(chosen, tmp_path / str(settle), console=QUIET)
+        hanging[settle] = result["undecided_at_freeze"]
+    assert hanging[1.0] <= 0.05 and hanging[0.0] > 3 * hanging[1.0] + 0.1
+
+
 def test_freezing_at_once_meets_every_budget_by_force(case: str) -> None:
     search = cpt_nas.attach(build(case), X, macs_budget=0.95, params_budget=0.8, ramp_steps=5)
     search.finish()

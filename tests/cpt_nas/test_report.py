@@ -676,3 +676,64 @@ def test_a_report_can_be_made_again(runs, tmp_path):
     report(runs[:1], tmp_path / "out", console=QUIET)
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 1
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+# ---- budgets ----------------------------------------------------------------------------------
+
+BUDGET = {
+    **{"budgets": {"latency": 2e-3, "params": 60.0}, "binding": "latency", "forced": 3},
+    **{"dense_costs": {"latency": 8e-3, "params": 120.0}, "undecided_at_freeze": 0.01},
+}
+
+
+def trace() -> pd.DataFrame:
+    rows = []
+    for step in (25, 50, 75):
+        row = {"step": step, "branches": 3, "units": 20, "undecided": 0.1}
+        row |= {"log_gamma:latency": 0.0 if step == 25 else 0.1, "target:latency": 0.9}
+        row |= {"cost:latency": 0.95} | {f"theta_{i}": i for i in range(10)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("reached_ms", "kept"), [(1.98, True), (1.5, False)])
+def test_a_promise_that_is_not_kept_is_said(
+    tmp_path, stopwatch, profile, reached_ms: float, kept: bool
+) -> None:
+    reached = {"latency": 1e-3 * reached_ms, "params": 30.0}
+    folder = add_export(write_run(tmp_path / "searched", reached=reached, **BUDGET))
+    trace().to_csv(folder / "search.csv", index=False)
+    out = tmp_path / "out"
+    page = report([folder], out, [profile("home")], True, QUIET).read_text()
+    table = pd.read_csv(out / "budgets.csv").set_index("measure")
+    latency = table.loc["latency"]
+    assert (latency["dense"], latency["budget"], latency["forced"]) == (8e-3, 2e-3, 3)
+    assert latency["measured_s"] == pytest.approx(2e-3)
+    assert latency["off"] == pytest.approx(2 / reached_ms - 1)
+    assert table["binding"].tolist() == [True, False] and pd.isna(table.loc["params", "off"])
+    assert ("is not within 5%" in page) != kept
+    assert ("Every measured latency is within 5%" in page) == kept
+    row = pd.read_csv(out / "runs.csv").iloc[0]
+    assert row["budget:params"] == 60 and row["reached:params"] == 30 and row["forced"] == 3
+    cross = pd.read_csv(out / "cross.csv").set_index("run")
+    assert cross.loc["searched", "measured_ms:home"] == pytest.approx(2.0)
+    assert len(pd.read_csv(out / "search.csv")) == 3
+    assert (out / "figures" / "search_searched.png").exists()
+
+
+def test_the_pareto_front_is_what_nothing_beats() -> None:
+    times, accuracies = pd.Series([3.0, 1.0, 2.0, 2.5]), pd.Series([90.0, 70.0, 85.0, 80.0])
+    assert plots.pareto(times, accuracies) == ([1.0, 2.0, 3.0], [70.0, 85.0, 90.0])
+    assert plots.pareto(pd.Series(dtype=float), pd.Series(dtype=float)) == ([], [])
+
+
+def test_a_search_of_one_row_is_drawn() -> None:
+    figure = plots.search_figure(trace().head(1), "x")
+    assert len(figure.axes) >= 3
+
+
+def test_a_broken_trace_is_named(tmp_path) -> None:
+    folder = write_run(tmp_path / "a")
+    trace().drop(columns="theta_3").to_csv(folder / "search.csv", index=False)
+    with pytest.raises(ValueError, match=r"search.csv has no column theta_3"):
+        load_runs([folder])

@@ -167,9 +167,8 @@ def test_a_killed_process_resumes(tmp_path) -> None:
 
 def test_two_processes_agree(tmp_path) -> None:
     """DDP on CPU: both ranks cut alike, nothing hangs, and the run finishes."""
-    longer = recipe(
-        data={"train_limit": 512}, train={"epochs": 8}, search={"log_gamma": 0.15, "theta_lr": 0.05}
-    )
+    budget = {"macs_budget": 0.5, "log_gamma": None, "theta_lr": None, "freeze": 0.6}
+    longer = recipe(data={"train_limit": 512}, train={"epochs": 8}, search=budget)
     (tmp_path / "recipe.yaml").write_text(longer.to_yaml())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", str(29500 + os.getpid() % 400), "-m", "cpt_nas.cli", "train"]
@@ -178,7 +177,7 @@ def test_two_processes_agree(tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished"
-    assert result["macs"] < result["macs_dense"]
+    assert 0.4 < result["macs"] / result["macs_dense"] <= 0.5
     assert result["test_acc"] > 25  # ten classes: well above chance
 
 
