@@ -326,16 +326,22 @@ class Search:
     ) -> dict[str, decide.State]:
         """Without the changes that would take the network below all its budgets.
 
-        What has closed may have to reopen then.
+        What has closed may have to reopen then. Branches that are about to close do not count:
+        a branch comes back whole or not at all, which seldom fills a budget.
         """
         spared = {
             name: decide.State(True, {g: len(x.theta) for g, x in c.groups.items()})
             for name, c in candidates.items()
         }
+        closing = {
+            name: decide.State(False, {})
+            for name, c in candidates.items()
+            if c.removable and c.theta <= 0.5
+        }
         for name in sorted(states, key=lambda n: candidates[n].theta):
             whole = spared[name]
             spared[name] = states[name]
-            costs = self.price.costs_of(spared)
+            costs = self.price.costs_of(spared | closing)
             if all(costs[m] < bound for m, bound in self.price.budgets.items()):
                 spared[name] = whole
         return spared

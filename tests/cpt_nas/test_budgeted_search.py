@@ -93,6 +93,23 @@ def test_the_coarse_price_may_have_a_budget_in_seconds() -> None:
     assert search.live_costs()["latency"] <= search.price.budgets["latency"]
 
 
+def test_what_may_have_to_reopen_is_not_cut() -> None:
+    """A branch that closes makes room; units that are gone could not fill it."""
+    search = cpt_nas.attach(build("basic"), X, macs_budget=0.6, ramp_steps=5)
+    for slot, gate in search.gates.items():
+        gate.theta.data.fill_(1.0)
+        if len(gate) > 1:
+            gate.theta.data[::2] = 0.0
+        if slot == "layer1/0":
+            gate.theta.data.fill_(0.3)
+    search.cut(None)
+    structure = search.structure()
+    structure.branches["layer1.0"].kept = False
+    assert search.price.cost.of_structure(structure)["macs"] >= search.price.budgets["macs"]
+    search.finish()
+    assert 0.98 < search.live_costs()["macs"] / search.price.budgets["macs"] <= 1
+
+
 def test_gates_settle_before_the_freeze(tmp_path) -> None:
     """Without the drift most gates hang half-open when everything is decided."""
     hanging = {}
