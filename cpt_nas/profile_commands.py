@@ -63,7 +63,7 @@ def profile(
 
     Example: cpt-nas profile cpt_resnet20 --input-size 3 32 32 --threads 1 -o r20.yaml
     """
-    from cpt_nas.profiling import LEAST_STRUCTURES, calibrate, validate
+    from cpt_nas.profiling import LEAST_STRUCTURES, calibrate, calibrate_and_validate
 
     if 0 < structures < LEAST_STRUCTURES:
         raise ValueError(f"structures: {structures}, allowed are 0, {LEAST_STRUCTURES} or more")
@@ -86,14 +86,12 @@ def profile(
             progress=report,
         )
         options: dict[str, Any] = {"min_s": seconds, "seed": seed}
-        made = calibrate(made, built, progress=_named("calibrating, ", report), **options)
-        # Before validating, which takes as long again: an interruption then loses nothing.
+        if structures:
+            named = _named("cut networks, ", report)
+            made = calibrate_and_validate(made, built, structures, progress=named, **options)
+        else:
+            made = calibrate(made, built, progress=_named("cut networks, ", report), **options)
         hwprofiles.save(made, output)
-        for label, model in built.items() if structures else ():
-            named = _named(f"validating {label}, ", report)
-            result = validate(made, label, model, structures, progress=named, **options)
-            made = hwprofiles.with_validation(made, {label: result})
-            hwprofiles.save(made, output)
     show_summary(made)
     out.print(f"wrote {output}")
     _draw(made, output, list(built) if structures else [])

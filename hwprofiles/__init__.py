@@ -1,7 +1,7 @@
 """What does each layer of a model cost on this device? Measured, fitted, kept as one YAML file."""
 
-from hwprofiles.calibration import calibrate, uncalibrated
-from hwprofiles.candidates import Candidate, Executed
+from hwprofiles.calibration import calibrate, calibration_networks, uncalibrated
+from hwprofiles.candidates import Candidate, Executed, time_candidates
 from hwprofiles.device import Difference, usable_cores
 from hwprofiles.layers import Coefficients, LayerSpec, build
 from hwprofiles.measure import measure, time_models
@@ -9,7 +9,7 @@ from hwprofiles.profile import MissingLayers, Profile, ProfileError, load, save
 from hwprofiles.target import Target, require_target
 from hwprofiles.timing import Measurement
 from hwprofiles.tracing import trace
-from hwprofiles.validation import validate, with_validation
+from hwprofiles.validation import validate, validation_networks, with_validation
 
 __all__ = [
     "Candidate",
@@ -24,14 +24,17 @@ __all__ = [
     "Target",
     "build",
     "calibrate",
+    "calibration_networks",
     "load",
     "measure",
     "require_target",
     "save",
+    "time_candidates",
     "time_models",
     "trace",
     "uncalibrated",
     "usable_cores",
     "validate",
+    "validation_networks",
     "with_validation",
 ]

@@ -30,7 +30,7 @@ from hwprofiles.fit import relative_nnls
 from hwprofiles.layers import Form
 from hwprofiles.profile import Profile
 from hwprofiles.schema import Calibration
-from hwprofiles.timing import MIN_ROUNDS, Progress
+from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # The dense networks count double: ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
@@ -56,6 +56,8 @@ def calibrate(
     min_s: float = 8.0,
     seed: int = 0,
     progress: Progress | None = None,
+    timed: Rounds | None = None,
+    wall_s: float | None = None,
 ) -> Profile:
     """Measure whole networks here and fit the profile's calibration to them.
 
@@ -64,6 +66,9 @@ def calibrate(
         dense: model name -> the uncut network, of every model of the profile.
         candidates: cut networks, about ten.
         rounds, min_s, seed, progress: see ``time_candidates``.
+        timed: readings of ``calibration_networks(dense, candidates)``, and maybe of others, where
+            they have been taken already.
+        wall_s: and how long that took for these networks.
 
     Returns:
         The profile with a new calibration, whose dense networks are predicted by it.
@@ -77,11 +82,10 @@ def calibrate(
         raise ValueError(f"candidates: {len(candidates)}, allowed are 3 or more")
     if set(dense) != set(profile.workload.models):
         raise ValueError(f"dense: {sorted(dense)}, the profile's are {profile.workload.models}")
-    networks = {f"dense {m}": c for m, c in dense.items()}
-    networks |= {f"cut {i}": c for i, c in enumerate(candidates)}
+    networks = calibration_networks(dense, candidates)
     table = features(profile, list(networks.values()))
     begin = time.perf_counter()
-    timed = time_candidates(profile, networks, rounds, min_s, seed, progress)
+    timed = timed or time_candidates(profile, networks, rounds, min_s, seed, progress)
     now = [timed.measurements[f"dense {m}"].median_s for m in dense]
     then = [profile.dense[m].median_s for m in dense]
     drift = float(np.exp(np.mean(np.log(np.array(now) / np.array(then)))))
@@ -99,11 +103,19 @@ def calibrate(
         left_out_error=float(np.mean(left_out)),
         seed=seed,
         drift=drift - 1,
-        wall_s=time.perf_counter() - begin,
+        wall_s=time.perf_counter() - begin if wall_s is None else wall_s,
         verdict="noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
         networks=[c.digest() for c in networks.values()],
     )
     return _with(profile, calibration, dense)
+
+
+def calibration_networks(
+    dense: Mapping[str, Candidate], candidates: Sequence[Candidate]
+) -> dict[str, Candidate]:
+    """The networks to time, by label."""
+    networks = {f"dense {m}": c for m, c in dense.items()}
+    return networks | {f"cut {i}": c for i, c in enumerate(candidates)}
 
 
 def features(profile: Profile, candidates: Sequence[Candidate]) -> NDArray[np.float64]:

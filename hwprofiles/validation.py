@@ -15,7 +15,7 @@ from hwprofiles.candidates import Candidate, time_candidates
 from hwprofiles.fit import relative_nnls
 from hwprofiles.profile import Profile
 from hwprofiles.schema import Scores, ValidatedNetwork, Validation
-from hwprofiles.timing import MIN_ROUNDS, Progress
+from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # So many networks are measured a second time for the noise floor.
 MEASURED_AGAIN = 6
@@ -33,6 +33,7 @@ def validate(
     min_s: float = 8.0,
     seed: int = 0,
     progress: Progress | None = None,
+    timed: Rounds | None = None,
 ) -> Validation:
     """Measure networks here and compare them with the profile's predictions.
 
@@ -43,6 +44,8 @@ def validate(
         at_step: cut networks whose widths are multiples of the channel step.
         off_step: and others.
         rounds, min_s, seed, progress: see ``time_candidates``.
+        timed: readings of ``validation_networks(dense, at_step, off_step)`` where they have been
+            taken already.
 
     Raises:
         ValueError: fewer than four networks at the step, one that the profile was calibrated on,
@@ -51,15 +54,13 @@ def validate(
     """
     if len(at_step) < LEAST:
         raise ValueError(f"at_step: {len(at_step)} networks, allowed are {LEAST} or more")
-    networks = {DENSE: dense}
-    networks |= {f"step {i}": c for i, c in enumerate(at_step)}
-    networks |= {f"off {i}": c for i, c in enumerate(off_step)}
+    networks = validation_networks(dense, at_step, off_step)
     known = set(profile.calibration.networks)
     for label, candidate in networks.items():
         if label != DENSE and candidate.digest() in known:
             raise ValueError(f"{label}: the profile was calibrated on this network")
     predicted = {label: c.predict_s(profile) for label, c in networks.items()}
-    timed = time_candidates(profile, networks, rounds, min_s, seed, progress)
+    timed = timed or time_candidates(profile, networks, rounds, min_s, seed, progress)
     cut = [label for label in networks if label != DENSE]
     chosen = random.Random(seed).sample(cut, min(MEASURED_AGAIN, len(cut)))
     again = time_candidates(
@@ -106,6 +107,15 @@ def validate(
             for label, c in networks.items()
         ],
     )
+
+
+def validation_networks(
+    dense: Candidate, at_step: Sequence[Candidate], off_step: Sequence[Candidate]
+) -> dict[str, Candidate]:
+    """The networks to time, by label."""
+    networks = {DENSE: dense}
+    networks |= {f"step {i}": c for i, c in enumerate(at_step)}
+    return networks | {f"off {i}": c for i, c in enumerate(off_step)}
 
 
 def scores(predicted: Sequence[float], measured: Sequence[float]) -> Scores:
