@@ -16,7 +16,7 @@ from hwprofiles.target import setting_differences
 @pytest.fixture
 def foreign(tiny_profile: Profile) -> Profile:
     content = copy.deepcopy(tiny_profile.model_dump(mode="json", by_alias=True))
-    content["fingerprint"]["device"] |= {"name": "abacus", "cores": 2}
+    content["fingerprint"]["device"] |= {"name": "abacus", "cores": 777}
     content["fingerprint"]["software"]["torch"] = "0.1"
     return parse(content)
 
