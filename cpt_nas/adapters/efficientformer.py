@@ -1,0 +1,18 @@
+"""timm.models.efficientformer: token mixer and Mlp, each a residual branch."""
+
+from __future__ import annotations
+
+from timm.models.efficientformer import MetaBlock1d, MetaBlock2d
+
+from cpt_nas.adapters.residual import residual_block
+
+residual_block(
+    MetaBlock1d,
+    ("norm1", "token_mixer", "ls1", "drop_path1"),
+    ("norm2", "mlp", "ls2", "drop_path2"),
+)
+residual_block(
+    MetaBlock2d,
+    ("token_mixer", "ls1", "drop_path1"),
+    ("mlp", "ls2", "drop_path2"),
+)
