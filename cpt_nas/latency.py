@@ -173,4 +173,9 @@ def load_export(run: Run) -> torch.nn.Module:
 
 def _differences(name: str, profile: Profile) -> list[str]:
     listed = "; ".join(str(difference) for difference in profile.check())
-    return [f"{name} was made elsewhere, measured here: {listed}."] if listed else []
+    notes = [f"{name} was made elsewhere, measured here: {listed}."] if listed else []
+    kept = profile.workload.keeps_freed_memory, hwprofiles.keep_freed_memory()
+    if kept[0] != kept[1]:
+        then, here = ("kept" if k else "returned" for k in kept)
+        notes.append(f"{name} was measured while freed memory was {then}, here it is {here}.")
+    return notes

@@ -26,6 +26,7 @@ from hwprofiles.cli import (
     Threads,
     check_output,
     create_models,
+    create_models_at,
     progress_bar,
     show_summary,
 )
@@ -43,7 +44,7 @@ Report = Callable[[str, int, int], None]
 def profile(
     models: Models,
     output: Output,
-    input_size: InputSize = (3, 224, 224),
+    input_size: InputSize = None,
     batch_size: BatchSize = 1,
     device: DeviceType = "cpu",
     threads: Threads = None,
@@ -61,19 +62,19 @@ def profile(
 
     Writes the YAML file and, beside it, a picture a model: predicted against measured.
 
-    Example: cpt-nas profile cpt_resnet20 --input-size 3 32 32 --threads 1 -o r20.yaml
+    Example: cpt-nas profile cpt_resnet20 --threads 1 -o r20.yaml
     """
     from cpt_nas.profiling import LEAST_STRUCTURES, calibrate, calibrate_and_validate
 
     if 0 < structures < LEAST_STRUCTURES:
         raise ValueError(f"structures: {structures}, allowed are 0, {LEAST_STRUCTURES} or more")
-    built = create_models(models, modules or [], {"in_chans": input_size[0]}, model_kwargs or [])
+    built, size = create_models_at(models, modules or [], input_size, model_kwargs or [])
     _need_branches(built)
     check_output(output)
     with progress_bar() as report:
         made = hwprofiles.measure(
             built,
-            input_size,
+            size,
             batch_size=batch_size,
             device=device,
             threads=threads or hwprofiles.usable_cores(),

@@ -82,6 +82,7 @@ def train(
     device = _device(recipe.train.device)
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
+    hwprofiles.keep_freed_memory()  # otherwise the kernel clears pages anew in every step
     torch.manual_seed(recipe.train.seed)
     if not resume:
         runfolder.refuse_used(output)

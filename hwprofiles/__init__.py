@@ -1,5 +1,6 @@
 """What does each layer of a model cost on this device? Measured, fitted, kept as one YAML file."""
 
+from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.calibration import calibrate, calibration_networks, uncalibrated
 from hwprofiles.candidates import Candidate, Executed, time_candidates
 from hwprofiles.device import Difference, usable_cores
@@ -25,6 +26,7 @@ __all__ = [
     "build",
     "calibrate",
     "calibration_networks",
+    "keep_freed_memory",
     "load",
     "measure",
     "require_target",

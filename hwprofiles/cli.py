@@ -96,7 +96,10 @@ def progress_bar() -> Iterator[Any]:
 Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
 InputSize = Annotated[
-    tuple[int, int, int], typer.Option(help="Channels, height, width of one example.")
+    tuple[int, int, int] | None,
+    typer.Option(
+        help="Channels, height, width of one example; default is the model's.", show_default=False
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a call.")]
 DeviceType = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -121,7 +124,7 @@ Seconds = Annotated[float, typer.Option(min=0, help="Measure for at least so lon
 def measure(
     models: Models,
     output: Output,
-    input_size: InputSize = (3, 224, 224),
+    input_size: InputSize = None,
     batch_size: BatchSize = 1,
     device: DeviceType = "cpu",
     threads: Threads = None,
@@ -138,16 +141,16 @@ def measure(
 
     Example: hwprofiles measure resnet18 --batch-size 1 --threads 1 -o resnet18.yaml
 
-    Example: hwprofiles measure cpt_resnet20 --import cpt_nas --input-size 3 32 32 -o r20.yaml
+    Example: hwprofiles measure resnet18 resnet50 --input-size 3 160 160 -o resnets.yaml
     """
     from hwprofiles.measure import measure as measure_models
 
     check_output(output)
-    built = create_models(models, modules or [], {"in_chans": input_size[0]}, model_kwargs or [])
+    built, size = create_models_at(models, modules or [], input_size, model_kwargs or [])
     with progress_bar() as report:
         profile = measure_models(
             built,
-            input_size,
+            size,
             batch_size=batch_size,
             device=device,
             threads=threads or usable_cores(),
@@ -300,6 +303,29 @@ def create_models(
     return built
 
 
+def create_models_at(
+    names: Sequence[str],
+    modules: Sequence[str],
+    input_size: tuple[int, int, int] | None,
+    pairs: Sequence[str],
+) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """``create_models``, and the size of one example: as given, or what timm says of the models.
+
+    Raises:
+        ValueError: as ``create_models``, or none was given and the models' own differ.
+    """
+    if input_size is not None:
+        return create_models(names, modules, {"in_chans": input_size[0]}, pairs), input_size
+    built = create_models(names, modules, {}, pairs)
+    sizes = {name: tuple(model.pretrained_cfg["input_size"]) for name, model in built.items()}
+    if len(set(sizes.values())) > 1:
+        own = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in sizes.items())
+        raise ValueError(f"input-size: not given, and the models' own differ ({own})")
+    given = dict(_key_value(pair) for pair in pairs)
+    channels, height, width = next(iter(sizes.values()))
+    return built, (given.get("in_chans", channels), height, width)
+
+
 def _key_value(pair: str) -> tuple[str, Any]:
     key, equals, value = pair.partition("=")
     if not equals or not key:
@@ -332,7 +358,7 @@ def show_summary(profile: Profile) -> None:
     table.add_row(
         "workload",
         f"{', '.join(w.models)} at {size}, batch {w.batch_size}, {w.threads} thread(s), "
-        f"{w.dtype}, {layout}",
+        f"{w.dtype}, {layout}{', freed memory kept' if w.keeps_freed_memory else ''}",
     )
     table.add_row(
         "verdict",

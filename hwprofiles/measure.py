@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprofiles import memory
+from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.assemble import Timed, assemble
 from hwprofiles.device import check_device
 from hwprofiles.fit import find_channel_step
@@ -71,7 +72,8 @@ def measure(
 ) -> Profile:
     """Measure every layer of some models, and the models, in one setting.
 
-    The models are copied, not touched; random state and the number of threads are restored.
+    The models are copied, not touched; random state and the number of threads are restored. The
+    process keeps freed memory from now on, as in ``allocator.py``.
 
     Args:
         models: name -> model.
@@ -119,6 +121,7 @@ def measure(
         dtype="bfloat16" if dtype == "bfloat16" else "float32",
         threads=threads,
         channels_last=channels_last,
+        keeps_freed_memory=keep_freed_memory(),
     )
     return assemble(
         name or _default_name(workload),
@@ -302,10 +305,13 @@ def _protocol(timed: Rounds, setting: Setting) -> Protocol:
         timer=setting.timer().name,
         rounds=timed.rounds,
         warm_up_s=timed.warm_up_s,
-        statistic="median over rounds of times divided by the anchor's slowness",
+        statistic="median over rounds of times / (the anchor's slowness ** exponent)",
         cache="as in the network: layers are called one after the other",
         anchor=Anchor(
-            first_s=timed.anchors_s[0], last_s=timed.anchors_s[-1], spread=timed.anchor_spread
+            first_s=timed.anchors_s[0],
+            last_s=timed.anchors_s[-1],
+            spread=timed.anchor_spread,
+            exponent=timed.exponent,
         ),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         contention=timed.contention,

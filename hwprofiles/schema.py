@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hwprofiles.layers import Form
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -57,6 +57,9 @@ class Workload(Section):
     mode: Literal["eager"] = "eager"
     tf32: bool = False
     cudnn_benchmark: bool = False
+    keeps_freed_memory: bool = Field(
+        default=False, description="the C library was told not to return freed memory to the kernel"
+    )
 
 
 class Anchor(Section):
@@ -65,6 +68,9 @@ class Anchor(Section):
     first_s: Positive
     last_s: Positive
     spread: NonNegative = Field(description="(90 % quantile - 10 % quantile) / median")
+    exponent: Share = Field(
+        default=1.0, description="times are divided by the anchor's slowness to this power"
+    )
 
 
 class Protocol(Section):

@@ -3,8 +3,10 @@
 A machine's speed drifts by tens of per cent within minutes (clocks, neighbours), far more than one
 reading jitters. So nothing is timed in one go: every round times each case once, in a new order,
 and in between a fixed piece of work, the anchor. A reading is divided by how slow the anchor ran
-around it, relative to the machine's fast state; readings during which the operating system took the
-processor away are dropped. The median over rounds is the result.
+around it, relative to the machine's fast state, to a power of 0..1: what slows the anchor may slow
+a network less, and then a full correction would add noise (with four threads 0.5-0.75 leaves least
+of it, here). The power is chosen so that the readings scatter least. Readings during which the
+operating system took the processor away are dropped. The median over rounds is the result.
 
 There are two kinds of cases. A *block* is called many times in a row and its time divided: right
 for whole networks. A *chain* is a network's layers called one after the other, each call timed by
@@ -56,6 +58,11 @@ FAST_STATE = 0.05
 # that was overwritten in place. Freed at once, every output would land on the same warm pages; on
 # CPUs fresh pages can cost more than a norm or an activation computes.
 HELD_OUTPUTS = 3
+# How closely the cases may follow the anchor.
+EXPONENTS = tuple(i / 10 for i in range(11))
+# The side of the anchor's matrices: on one thread, and on several, which would otherwise spend more
+# time on waking each other up than on the product.
+ANCHOR_SIDE, ANCHOR_SIDE_SEVERAL = 128, 256
 # Above these the verdict is noisy. On quiet machines they read 0.01-0.03 and 0.02-0.1.
 MAX_SPREAD = 0.10
 MAX_ANCHOR_SPREAD = 0.30
@@ -230,6 +237,7 @@ class Rounds:
         warm_up_s: spent before the first round.
         rounds: how many there were.
         contention: cores that others wanted, too, on average; None: could not be seen.
+        exponent: readings were divided by the anchor's slowness to this power.
     """
 
     measurements: dict[str, Measurement]
@@ -237,6 +245,7 @@ class Rounds:
     warm_up_s: float
     rounds: int
     contention: float | None = None
+    exponent: float = 1.0
 
     @property
     def anchor_spread(self) -> float:
@@ -344,24 +353,27 @@ def measure_rounds(
         report("rounds", done, max(rounds, math.ceil(done * min_s / max(elapsed, 1e-9))))
     look_at_anchor()
     contention = meter.read(timer.threads)
-    slowness = _slowness(anchors)
+    exponent, corrected = _correct_all(readings, _slowness(anchors))
     return Rounds(
         {
-            label: Measurement(_correct(values, slowness), is_contended(contention))
-            for label, values in readings.items()
+            label: Measurement(times, is_contended(contention))
+            for label, times in corrected.items()
         },
         tuple(a.seconds for a in anchors),
         start - begin,
         done,
         contention,
+        exponent,
     )
 
 
 def anchor_workload(device: torch.device, dtype: torch.dtype) -> Case:
     """Some arithmetic and some memory traffic, always the same."""
     generator = torch.Generator().manual_seed(0)
-    a = torch.rand(128, 128, generator=generator).to(device, dtype)
-    b = torch.rand(64, 1024, generator=generator).to(device, dtype)
+    several = device.type == "cpu" and torch.get_num_threads() > 1
+    side = ANCHOR_SIDE_SEVERAL if several else ANCHOR_SIDE
+    a = torch.rand(side, side, generator=generator).to(device, dtype)
+    b = torch.rand(64, 8 * side, generator=generator).to(device, dtype)
 
     def anchor() -> torch.Tensor:
         return torch.relu(b).add(torch.mm(a, a)[0, 0])
@@ -395,14 +407,36 @@ def _slowness(anchors: Sequence[Reading]) -> Callable[[float], float]:
     return lambda moment: float(np.interp(moment, at, smooth)) / fast
 
 
-def _correct(
-    readings: Sequence[Sequence[Reading]], slowness: Callable[[float], float]
-) -> tuple[float, ...]:
-    """One number a round; rounds that were interrupted throughout only if too few are left."""
+def _correct_all(
+    readings: Mapping[str, Sequence[Sequence[Reading]]], slowness: Callable[[float], float]
+) -> tuple[float, dict[str, tuple[float, ...]]]:
+    """(exponent, times by label): the exponent after which the labels scatter least on average."""
+    kept = {label: _kept(values) for label, values in readings.items()}
+    slow = {label: [[slowness(r.at) for r in v] for v in vs] for label, vs in kept.items()}
+    spreads = {}
+    for exponent in EXPONENTS:
+        times = [_divided(kept[label], slow[label], exponent) for label in kept]
+        spreads[exponent] = statistics.fmean(Measurement(t).spread for t in times)
+    best = min(spreads, key=lambda e: (spreads[e], -e))
+    return best, {label: _divided(kept[label], slow[label], best) for label in kept}
+
+
+def _kept(readings: Sequence[Sequence[Reading]]) -> list[list[Reading]]:
+    """By round; those that were interrupted throughout only if too few others are left."""
     kept = [[r for r in values if not r.interrupted] for values in readings]
     if sum(map(bool, kept)) < MIN_ROUNDS:
         kept = [list(values) for values in readings]
-    return tuple(statistics.median(r.seconds / slowness(r.at) for r in v) for v in kept if v)
+    return [values for values in kept if values]
+
+
+def _divided(
+    kept: Sequence[Sequence[Reading]], slow: Sequence[Sequence[float]], exponent: float
+) -> tuple[float, ...]:
+    """One number a round, the median over the places where the label stands."""
+    return tuple(
+        statistics.median(r.seconds / s**exponent for r, s in zip(readings, factors, strict=True))
+        for readings, factors in zip(kept, slow, strict=True)
+    )
 
 
 def _involuntary_switches() -> int:

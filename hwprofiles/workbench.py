@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.device import fixed_threads
 from hwprofiles.layers import LayerSpec, build
 from hwprofiles.plan import Widths
@@ -118,7 +119,11 @@ def call_of(function: Callable[[Tensor], object], x: Tensor) -> Case:
 
 @contextmanager
 def pinned(setting: Setting, threads: int) -> Iterator[None]:
-    """Threads, random state and the CUDA library's choices, as recorded in the workload."""
+    """Threads, random state and the CUDA library's choices, as recorded in the workload.
+
+    All are put back afterwards but the C library's habit of returning memory (``allocator.py``).
+    """
+    keep_freed_memory()
     devices = [setting.device] if setting.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(fixed_threads(threads))

@@ -181,7 +181,9 @@ def test_a_busy_machine_agrees_or_is_called_noisy(threads: int, hogs: int) -> No
             hog.join()
     if threads + hogs > hwprofiles.usable_cores() and sys.platform == "linux":
         assert busy.protocol.verdict == "noisy"
-        assert busy.protocol.contention is not None and busy.protocol.contention > 0.3
+        # Shared fairly, so much of the cores that were wanted goes to the hogs.
+        lost = threads * (1 - hwprofiles.usable_cores() / (threads + hogs))
+        assert busy.protocol.contention is not None and busy.protocol.contention > 0.75 * lost
     if "noisy" not in (quiet.protocol.verdict, busy.protocol.verdict):
         a, b = quiet.dense["resnet18"].median_s, busy.dense["resnet18"].median_s
         assert b == pytest.approx(a, rel=0.1)

@@ -106,7 +106,7 @@ def list_a_layer_twice(content: Content) -> None:
 FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("nonsense", 1), "nonsense"),
     (put("workload.colour", "red"), "workload.colour"),
-    (put("schema.version", "2.0"), "schema.version ('2.0'): this program reads version 1.1"),
+    (put("schema.version", "2.0"), "schema.version ('2.0'): this program reads version 1.2"),
     (put("schema.name", "other"), "schema.name"),
     (put("weights.kappa", float("nan")), "weights.kappa (nan)"),
     (put("weights.kappa", float("inf")), "weights.kappa (inf)"),

@@ -41,6 +41,25 @@ def test_drift_is_divided_out(clock: FakeClock) -> None:
     assert timed.measurements["b"].median_s == pytest.approx(3e-4, rel=0.02)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_cases_that_follow_the_anchor_less_are_corrected_less(
+    clock: FakeClock, power: float
+) -> None:
+    def speed() -> float:
+        return 1.3 + 0.3 * math.cos(clock.now / 0.3)
+
+    def anchor() -> None:
+        clock.now += 1e-4 * speed()
+
+    def case() -> None:
+        clock.now += 1e-3 * speed() ** power
+
+    timed = measure_rounds({"a": case}, anchor, CpuTimer(clock), min_s=4.0)
+    assert timed.exponent == power
+    assert timed.measurements["a"].spread < 0.01
+    assert timed.measurements["a"].median_s == pytest.approx(1e-3, rel=0.02)
+
+
 def test_outliers_do_not_move_the_median(clock: FakeClock) -> None:
     clock.jitter, clock.outliers = 0.02, 0.1
     timed = rounds_on(clock, {"a": 1e-3}, rounds=60, block_s=1e-3)
