@@ -355,10 +355,7 @@ def measure_rounds(
     contention = meter.read(timer.threads)
     exponent, corrected = _correct_all(readings, _slowness(anchors))
     return Rounds(
-        {
-            label: Measurement(times, is_contended(contention))
-            for label, times in corrected.items()
-        },
+        {label: Measurement(times, is_contended(contention)) for label, times in corrected.items()},
         tuple(a.seconds for a in anchors),
         start - begin,
         done,

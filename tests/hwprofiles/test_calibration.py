@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyNet
+from stand_ins import TinyNet
 from torch import nn
 
 import hwprofiles
