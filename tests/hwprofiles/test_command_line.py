@@ -73,6 +73,14 @@ def test_measure_writes_a_profile(
     assert [p.name for p in output.parent.iterdir()] == ["p.yaml"]
 
 
+def test_the_size_is_the_models_own_where_none_is_given() -> None:
+    built, size = cli.create_models_at(["test_vit"], [], None, [])
+    assert size == (3, 160, 160) and list(built) == ["test_vit"]
+    assert cli.create_models_at(["test_vit"], [], None, ["in_chans=1"])[1] == (1, 160, 160)
+    built, size = cli.create_models_at(["test_vit"], [], (1, 160, 160), [])
+    assert size == (1, 160, 160) and built["test_vit"].patch_embed.proj.in_channels == 1
+
+
 def test_show(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
     code, out, _ = run(capsys, "show", str(file))
     assert code == 0
@@ -136,6 +144,10 @@ MISTAKES = [
     (["measure", "resnet18", "-o", "p.yaml", "--threads", "100000"], "threads: 100000"),
     (["measure", "resnet18", "-o", "p.yaml", "--batch-size", "many"], "--batch-size"),
     (["measure", "resnet18", "-o", "p.yaml", "--input-size", "3", "8", "0"], "input_size"),
+    (
+        ["measure", "resnet18", "test_vit", "-o", "p.yaml"],
+        "input-size: not given, and the models' own differ (resnet18 3x224x224, test_vit 3x160x160)",
+    ),
     (["measure", "resnet18", "-o", "p.yaml", "--rounds", "2"], "--rounds"),
     (["measure", "resnet18", "-o", "p.yaml", "--import", "no.such"], "import: 'no.such'"),
     (["measure", "resnet18", "-o", "p.yaml", "--model-kwargs", "width"], "allowed is key=value"),
