@@ -76,6 +76,8 @@ def time_candidates(
 ) -> Rounds:
     """Time networks against each other in the profile's setting, in interleaved rounds.
 
+    On the profile's machine, drift since the profile was measured is divided out.
+
     Args:
         profile: its workload is the setting.
         candidates: by label.
@@ -91,6 +93,7 @@ def time_candidates(
     setting = Setting(
         check_device(w.device), getattr(torch, w.dtype), w.batch_size, w.channels_last
     )
+    here = not profile.check()  # an anchor's time on another machine says nothing
     with pinned(setting, w.threads), torch.inference_mode():
         x = example_input(setting, w.input_size)
         cases: dict[str, Case] = {
@@ -106,4 +109,5 @@ def time_candidates(
             min_s=min_s,
             seed=seed,
             progress=progress,
+            reference_s=profile.protocol.anchor.reference_s if here else None,
         )

@@ -312,6 +312,7 @@ def _protocol(timed: Rounds, setting: Setting) -> Protocol:
             last_s=timed.anchors_s[-1],
             spread=timed.anchor_spread,
             exponent=timed.exponent,
+            reference_s=timed.reference_s,
         ),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         contention=timed.contention,

@@ -71,6 +71,9 @@ class Anchor(Section):
     exponent: Share = Field(
         default=1.0, description="times are divided by the anchor's slowness to this power"
     )
+    reference_s: Positive | None = Field(
+        default=None, description="where the anchor counts as not slow, in later sessions as well"
+    )
 
 
 class Protocol(Section):

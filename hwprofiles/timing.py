@@ -3,10 +3,12 @@
 A machine's speed drifts by tens of per cent within minutes (clocks, neighbours), far more than one
 reading jitters. So nothing is timed in one go: every round times each case once, in a new order,
 and in between a fixed piece of work, the anchor. A reading is divided by how slow the anchor ran
-around it, relative to the machine's fast state, to a power of 0..1: what slows the anchor may slow
-a network less, and then a full correction would add noise (with four threads 0.5-0.75 leaves least
-of it, here). The power is chosen so that the readings scatter least. Readings during which the
-operating system took the processor away are dropped. The median over rounds is the result.
+around it, relative to its median, to a power of 0..1: what slows the anchor may slow a network
+less, and then a full correction would add noise (with four threads 0.5-0.75 leaves least of it,
+here). The power is chosen so that the readings scatter least. Sessions that are to be compared take
+one of them's anchor as the reference for all: then drift between them is divided out as well.
+Readings during which the operating system took the processor away are dropped. The median over
+rounds is the result.
 
 There are two kinds of cases. A *block* is called many times in a row and its time divided: right
 for whole networks. A *chain* is a network's layers called one after the other, each call timed by
@@ -52,8 +54,6 @@ ANCHOR_EVERY_S = 0.015
 ANCHOR_BLOCKS = 5
 # Anchors are smoothed over this many neighbours: one unlucky anchor must not spoil two blocks.
 ANCHOR_WINDOW = 5
-# The anchor's quantile that stands for the machine's fast state.
-FAST_STATE = 0.05
 # In a chain the last outputs stay alive, as in a residual network: the input, the shortcut, and one
 # that was overwritten in place. Freed at once, every output would land on the same warm pages; on
 # CPUs fresh pages can cost more than a norm or an activation computes.
@@ -238,6 +238,7 @@ class Rounds:
         rounds: how many there were.
         contention: cores that others wanted, too, on average; None: could not be seen.
         exponent: readings were divided by the anchor's slowness to this power.
+        reference_s: the anchor's time that counts as not slow.
     """
 
     measurements: dict[str, Measurement]
@@ -246,6 +247,7 @@ class Rounds:
     rounds: int
     contention: float | None = None
     exponent: float = 1.0
+    reference_s: float | None = None
 
     @property
     def anchor_spread(self) -> float:
@@ -280,6 +282,7 @@ def measure_rounds(
     min_s: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
+    reference_s: float | None = None,
 ) -> Rounds:
     """Time cases in interleaved rounds.
 
@@ -295,6 +298,8 @@ def measure_rounds(
         min_s: go on for so many seconds. More time sees more of the machine's moods.
         seed: of the order within a round.
         progress: called with ('warm-up' | 'rounds', done, total).
+        reference_s: the anchor's time in the session that this one is to be compared with; default
+            is its median in this one.
 
     Raises:
         ValueError: fewer than 10 rounds.
@@ -353,7 +358,8 @@ def measure_rounds(
         report("rounds", done, max(rounds, math.ceil(done * min_s / max(elapsed, 1e-9))))
     look_at_anchor()
     contention = meter.read(timer.threads)
-    exponent, corrected = _correct_all(readings, _slowness(anchors))
+    slowness, reference = _slowness(anchors, reference_s)
+    exponent, corrected = _correct_all(readings, slowness)
     return Rounds(
         {label: Measurement(times, is_contended(contention)) for label, times in corrected.items()},
         tuple(a.seconds for a in anchors),
@@ -361,6 +367,7 @@ def measure_rounds(
         done,
         contention,
         exponent,
+        reference,
     )
 
 
@@ -394,14 +401,16 @@ def _per_call(reading: Reading, repeats: int) -> Reading:
     return Reading(reading.at, reading.seconds / repeats, reading.interrupted)
 
 
-def _slowness(anchors: Sequence[Reading]) -> Callable[[float], float]:
-    """Time -> how much slower the machine ran then than in its fast state."""
+def _slowness(
+    anchors: Sequence[Reading], reference_s: float | None
+) -> tuple[Callable[[float], float], float]:
+    """(moment -> how much slower the anchor ran than the reference, the reference)."""
     raw = [a.seconds for a in anchors]
     half = ANCHOR_WINDOW // 2
     smooth = [statistics.median(raw[max(0, i - half) : i + half + 1]) for i in range(len(raw))]
-    fast = float(np.quantile(smooth, FAST_STATE))
+    reference = reference_s or statistics.median(smooth)
     at = [a.at for a in anchors]
-    return lambda moment: float(np.interp(moment, at, smooth)) / fast
+    return lambda moment: float(np.interp(moment, at, smooth)) / reference, reference
 
 
 def _correct_all(

@@ -34,11 +34,21 @@ def test_quiet_machine(clock: FakeClock) -> None:
 def test_drift_is_divided_out(clock: FakeClock) -> None:
     # Speed falls by 40 % and comes back, some times within the measurement.
     clock.drift = lambda now: 1.2 + 0.2 * math.cos(now / 0.3)
-    timed = rounds_on(clock, {"a": 1e-3, "b": 3e-4}, min_s=4.0)
-    assert timed.anchor_spread > 0.2
-    # The anchor's 5 % quantile stands for the fast state, so up to 1 % above the fastest.
+    timed = rounds_on(clock, {"a": 1e-3, "b": 3e-4}, min_s=4.0, reference_s=1e-4)
+    assert timed.anchor_spread > 0.2 and timed.exponent == 1
     assert timed.measurements["a"].median_s == pytest.approx(1e-3, rel=0.02)
     assert timed.measurements["b"].median_s == pytest.approx(3e-4, rel=0.02)
+
+
+def test_drift_between_sessions_is_divided_out(clock: FakeClock) -> None:
+    first = rounds_on(clock, {"a": 1e-3})
+    clock.drift = lambda now: 1.3 + 0.05 * math.cos(now / 0.3)
+    alone = rounds_on(clock, {"a": 1e-3}, min_s=2.0)
+    second = rounds_on(clock, {"a": 1e-3}, min_s=2.0, reference_s=first.reference_s)
+    assert first.reference_s == second.reference_s == pytest.approx(1e-4)
+    assert second.measurements["a"].median_s == pytest.approx(1e-3, rel=0.02)
+    # Without a reference times are the session's own typical ones.
+    assert alone.measurements["a"].median_s == pytest.approx(1.3e-3, rel=0.02)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -54,7 +64,7 @@ def test_cases_that_follow_the_anchor_less_are_corrected_less(
     def case() -> None:
         clock.now += 1e-3 * speed() ** power
 
-    timed = measure_rounds({"a": case}, anchor, CpuTimer(clock), min_s=4.0)
+    timed = measure_rounds({"a": case}, anchor, CpuTimer(clock), min_s=4.0, reference_s=1e-4)
     assert timed.exponent == power
     assert timed.measurements["a"].spread < 0.01
     assert timed.measurements["a"].median_s == pytest.approx(1e-3, rel=0.02)
@@ -72,7 +82,9 @@ def test_known_coefficients_are_recovered(clock: FakeClock) -> None:
     truth = Coefficients(2e-5, 3e-7, 5e-7, 1e-8)
     widths = [(i, o) for i in (16, 32, 64) for o in (16, 32, 64)]
     chain = [(f"{i} {o}", clock.work(truth.at(i, o))) for i, o in widths]
-    timed = measure_rounds({}, clock.work(1e-4), CpuTimer(clock), [chain], min_s=6.0)
+    timed = measure_rounds(
+        {}, clock.work(1e-4), CpuTimer(clock), [chain], min_s=6.0, reference_s=1e-4
+    )
     points = [Point(i, o, timed.measurements[f"{i} {o}"].median_s) for i, o in widths]
     fitted = fit_layer(points, "dense", (64, 64)).coefficients
     for i in (8, 24, 48, 64):
