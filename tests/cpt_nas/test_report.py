@@ -419,6 +419,16 @@ def test_measuring_for_real(runs, profile, tmp_path):
     assert (table["n"] >= 10).all()
 
 
+def test_another_habit_of_the_allocator_is_said(runs, profile, stopwatch, tmp_path, monkeypatch):
+    for folder in runs:
+        add_export(folder)
+    monkeypatch.setattr(hwprofiles, "keep_freed_memory", lambda: True)
+    chosen = [profile("old"), profile("new", keeps_freed_memory=True)]
+    page = report(runs, tmp_path / "out", chosen, measure=True, console=QUIET).read_text()
+    assert "old was measured while freed memory was returned, here it is kept." in page
+    assert "new was measured while" not in page
+
+
 def test_layers_the_profile_does_not_know_are_said(runs, profile, tmp_path):
     wide = {**KWARGS, "channels": [4, 8, 12]}
     other = write_run(tmp_path / "wide", structure=dense(wide), searching=False)
