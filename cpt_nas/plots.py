@@ -32,13 +32,13 @@ MOST_TICKS = 60  # layer names on one axis before some are left out
 
 
 def run_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour, line and marker for each run, the same in every figure."""
+    """A colour, line and marker for each run, the same in every figure; no two of 28 are alike."""
     n = len(COLORS)
     return {
         name: {
             "color": COLORS[i % n],
             "linestyle": LINES[i // n % len(LINES)],
-            "marker": MARKERS[i % len(MARKERS)],
+            "marker": MARKERS[(i + i // n) % len(MARKERS)],
         }
         for i, name in enumerate(names)
     }

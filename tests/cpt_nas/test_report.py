@@ -378,6 +378,12 @@ def test_the_runs_own_profile_is_the_default(runs, profile, tmp_path):
     assert "home: cpu, 1 thread, batch 2, float32." in page
 
 
+def test_no_two_runs_look_alike():
+    styles = plots.run_styles([str(i) for i in range(28)]).values()
+    assert len({(s["color"], s["marker"]) for s in styles}) == 28
+    assert len({(s["color"], s["linestyle"]) for s in styles}) == 28
+
+
 def test_measured_latency(runs, profile, stopwatch, tmp_path):
     for folder in runs:
         add_export(folder)
