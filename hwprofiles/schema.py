@@ -248,7 +248,9 @@ class EndToEnd(Latency):
     p99_s: Positive
     sum_of_layers_s: Positive = Field(description="by the coefficients, not calibrated")
     explained: NonNegative = Field(description="sum_of_layers_s / median_s")
-    calibrated_error: float = Field(description="calibrated prediction / median_s - 1")
+    calibrated_error: float = Field(
+        description="calibrated prediction / median_s - 1, with the drift since"
+    )
     macs: NonNegative = Field(description="per example")
     params: Annotated[int, Field(ge=0)]
     memory: Memory

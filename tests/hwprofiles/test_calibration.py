@@ -131,7 +131,7 @@ def test_without_noise_or_shrinkage_the_fit_is_exact(tiny_profile: Profile) -> N
     assert by_form == pytest.approx({"dense": 1.0, "channel": 1.0})
 
 
-def test_the_level_is_the_mean_of_two_sessions(
+def test_the_level_is_that_of_the_whole_networks(
     tiny_profile: Profile, networks: list[Candidate], pretend: Callable[..., None]
 ) -> None:
     truth = truth_of(tiny_profile, 1.0, 1.0, 0.0)
@@ -140,7 +140,8 @@ def test_the_level_is_the_mean_of_two_sessions(
     made = hwprofiles.calibrate(profile, {"tiny": whole}, networks)
     assert made.calibration.drift == pytest.approx(0.21)
     assert made.calibration.verdict == "noisy"
-    assert whole.predict_s(made) == pytest.approx(1.1 * truth(whole), rel=0.01)
+    assert whole.predict_s(made) == pytest.approx(1.21 * truth(whole), rel=0.01)
+    assert made.dense["tiny"].calibrated_error == pytest.approx(0.21, rel=0.05)
 
 
 def test_calibration_refuses(
