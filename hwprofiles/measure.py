@@ -37,6 +37,7 @@ from hwprofiles.timing import (
     Progress,
     Rounds,
     anchor_workload,
+    is_contended,
     measure_rounds,
 )
 from hwprofiles.tracing import Traced, trace_all
@@ -105,7 +106,7 @@ def measure(
         x = example_input(setting, size)
         traced = {label: trace_all(network, x) for label, network in networks.items()}
         unique = {s.signature: s for t in traced.values() for s in t.layers}
-        step = _sweep_channel_step(traced, setting, min_s, seed, progress)
+        step, contention = _sweep_channel_step(traced, setting, min_s, seed, progress)
         timed = _time_everything(
             traced, networks, x, step.value, setting, rounds, min_s, seed, progress
         )
@@ -131,7 +132,7 @@ def measure(
         step,
         timed,
         memories,
-        _protocol(timed.rounds, setting),
+        _protocol(timed.rounds, contention, setting),
         Created(
             utc=datetime.now(UTC).isoformat(timespec="seconds"),
             tool_version=metadata.version("cpt-nas"),
@@ -239,8 +240,12 @@ def _sweep_channel_step(
     min_s: float,
     seed: int,
     progress: Progress | None,
-) -> ChannelStep:
-    """Time the square layers that do most work at many widths of their input and output."""
+) -> tuple[ChannelStep, float | None]:
+    """Time the square layers that do most work at many widths of their input and output.
+
+    Returns:
+        (what was found, the contention meanwhile)
+    """
     layers = [s for t in traced.values() for s in t.layers]
     counts = Counter(s.signature for s in layers)
     square = {
@@ -250,7 +255,7 @@ def _sweep_channel_step(
     }
     swept = sorted(square.values(), key=lambda s: s.macs * counts[s.signature])[-SWEPT_LAYERS:]
     if not swept:
-        return ChannelStep(value=1, sweeps=[])
+        return ChannelStep(value=1, sweeps=[]), None
     plans = {}
     for spec in swept:
         full, widths = spec.in_channels, sweep_widths(spec.in_channels)
@@ -264,7 +269,7 @@ def _sweep_channel_step(
         }
         # In two orders, for no width may profit from the one before it.
         orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
-        timed = measure_rounds(
+        swept_rounds = measure_rounds(
             {},
             anchor_workload(setting.device, setting.dtype),
             setting.timer(),
@@ -273,7 +278,8 @@ def _sweep_channel_step(
             min_s=min_s / 2,
             seed=seed,
             progress=_named(progress, "channel step, "),
-        ).measurements
+        )
+    timed = swept_rounds.measurements
     sweeps = {}
     for spec in swept:
         full = spec.in_channels
@@ -282,13 +288,14 @@ def _sweep_channel_step(
             w: timed[label.format(full, w)].median_s + timed[label.format(w, full)].median_s
             for w in sweep_widths(full)
         }
-    return ChannelStep(
+    found = ChannelStep(
         value=find_channel_step(list(sweeps.values())),
         sweeps=[
             Sweep(layer=s, points=[StepPoint(channels=w, median_s=t) for w, t in points.items()])
             for s, points in sweeps.items()
         ],
     )
+    return found, swept_rounds.contention
 
 
 def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int) -> Memory:
@@ -300,7 +307,9 @@ def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int) -> Memo
     )
 
 
-def _protocol(timed: Rounds, setting: Setting) -> Protocol:
+def _protocol(timed: Rounds, before: float | None, setting: Setting) -> Protocol:
+    """``before``: the contention while the channel step was looked for."""
+    seen = [c for c in (timed.contention, before) if c is not None]
     return Protocol(
         timer=setting.timer().name,
         rounds=timed.rounds,
@@ -315,9 +324,9 @@ def _protocol(timed: Rounds, setting: Setting) -> Protocol:
             reference_s=timed.reference_s,
         ),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
-        contention=timed.contention,
+        contention=max(seen, default=None),
         spread=timed.spread,
-        verdict="noisy" if timed.verdict == "noisy" else "ok",
+        verdict="noisy" if timed.verdict == "noisy" or is_contended(before) else "ok",
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 import hwprofiles
 from hwprofiles import Profile, measure, memory, trace
+from hwprofiles.contention import ContentionMeter
 from hwprofiles.workbench import InputPool, Setting
 
 QUICK = {"rounds": 10, "min_s": 0.0}
@@ -156,6 +157,16 @@ def test_measuring_on_a_gpu() -> None:
     assert profile.dense["tiny"].memory.peak_measured_bytes
 
 
+def test_others_on_the_cores_while_the_step_is_looked_for_are_seen(
+    tiny: nn.Module, no_memory_run: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([1.5])
+    monkeypatch.setattr(ContentionMeter, "read", lambda self, threads: next(found, 0.0))
+    profile = measure({"tiny": tiny}, (3, 8, 8), **QUICK)
+    assert profile.cost_model.channel_step.sweeps
+    assert (profile.protocol.verdict, profile.protocol.contention) == ("noisy", 1.5)
+
+
 def _burn(seconds: float) -> None:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -170,7 +181,9 @@ def test_a_busy_machine_agrees_or_is_called_noisy(threads: int, hogs: int) -> No
     wrong."""
     model = {"resnet18": timm.create_model("resnet18")}
     quiet = measure(model, (3, 96, 96), threads=threads)
-    processes = [multiprocessing.Process(target=_burn, args=(120,)) for _ in range(hogs)]
+    processes = [
+        multiprocessing.Process(target=_burn, args=(1800,), daemon=True) for _ in range(hogs)
+    ]
     for hog in processes:
         hog.start()
     try:
