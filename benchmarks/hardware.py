@@ -7,9 +7,9 @@ thread a training. Searches under this machine's profiles of two settings (one t
 and at batch 64) to half of the latency, and to what half of it in the one setting comes to in the
 other, so that networks of one latency can be compared in both; to half the MACs and to half the
 parameters; the structures found at half the latency once more from scratch; the dense network; and
-for each setting the width-scaled and the depth-scaled ResNet whose measured latency is nearest to
-half of the dense one's, from scratch (widths as they come, and at multiples of 8). At the end every
-network is measured in both settings.
+for each setting the width-scaled ResNet and the depth-scaled ones (most blocks at the front, most
+at the back) whose measured latency is nearest to half of the dense one's, from scratch (widths as
+they come, and at multiples of 8). At the end every network is measured in both settings.
 
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again. ``--report-only`` takes what is finished. Measuring
@@ -49,7 +49,8 @@ SEARCHES = (("t1-b1", BUDGET), ("t1-b64", BUDGET), ("t1-b64", 0.4), ("t1-b1", 0.
 FREEZE = 0.2  # of the training, in the recipe
 GATED_STEP = 1.03  # over a plain one: benchmarks/gate_overhead.py
 STEP_ROUNDS = 12
-DEPTHS = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))
+FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks a stage
+BACK = ((2, 3, 3), (2, 2, 3), (1, 2, 3), (1, 2, 2), (1, 1, 3), (1, 1, 2))
 CHANNELS = (16, 32, 64)
 WIDTHS = tuple(x / 20 for x in range(4, 20))  # of the channels
 
@@ -125,33 +126,42 @@ def profile(name: str, path: Path) -> None:
 def hand_made(output: Path) -> dict[str, dict[str, object]]:
     """'width-…' and 'depth-…' -> arguments, of the networks nearest to the budget in a setting.
 
-    Measured against the dense network in interleaved rounds; kept in scaled.csv.
+    One that is narrower, one with most blocks at the front and one with most at the back. Measured
+    against the dense network in interleaved rounds; kept in scaled.csv.
     """
+    kinds = {
+        "width": [tuple(c) for w in WIDTHS for c in (plain(w), aligned(w))],
+        "depth": list(FRONT),
+        "depth at the back": list(BACK),
+    }
+    argument = {"width": "channels", "depth": "layers", "depth at the back": "layers"}
+    candidates: dict[str, dict[str, object]] = {"dense": {}}
+    for kind, shapes in kinds.items():
+        candidates |= {f"{kind} {shape}": {argument[kind]: list(shape)} for shape in shapes}
     path = output / "scaled.csv"
-    if not path.exists():
-        candidates: dict[str, dict[str, object]] = {"dense": {}}
-        candidates |= {f"depth {d}": {"layers": list(d)} for d in DEPTHS}
-        for channels in dict.fromkeys(tuple(c) for w in WIDTHS for c in (plain(w), aligned(w))):
-            candidates[f"width {channels}"] = {"channels": list(channels)}
-        rows = []
-        for setting, (threads, batch_size) in SETTINGS.items():
-            x = torch.randn(batch_size, 3, SIZE, SIZE)
-            models = {n: (timm.create_model(MODEL, **k).eval(), x) for n, k in candidates.items()}
-            timed = hwprofiles.time_models(models, threads=threads, min_s=20)
-            for name, measurement in timed.items():
-                ratio = measurement.median_s / timed["dense"].median_s
-                row = {"setting": setting, "network": name, "kwargs": json.dumps(candidates[name])}
-                rows.append(row | {"ms": 1e3 * measurement.median_s, "ratio": ratio})
-        pd.DataFrame(rows).to_csv(path, index=False)
-    table = pd.read_csv(path)
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    for setting, (threads, batch_size) in SETTINGS.items():
+        known = {row["network"] for row in rows if row["setting"] == setting}
+        if known >= candidates.keys():
+            continue
+        x = torch.randn(batch_size, 3, SIZE, SIZE)
+        missing = {n: k for n, k in candidates.items() if n == "dense" or n not in known}
+        models = {n: (timm.create_model(MODEL, **k).eval(), x) for n, k in missing.items()}
+        timed = hwprofiles.time_models(models, threads=threads, min_s=20)
+        for name in missing.keys() - known:
+            ratio = timed[name].median_s / timed["dense"].median_s
+            row = {"setting": setting, "network": name, "kwargs": json.dumps(candidates[name])}
+            rows.append(row | {"ms": 1e3 * timed[name].median_s, "ratio": ratio})
+    table = pd.DataFrame(rows)
+    table.to_csv(path, index=False)
     table["off"] = (table["ratio"] / BUDGET).map(lambda r: abs(math.log(r)))
     chosen = {}
     for setting in SETTINGS:
         here = table[table["setting"] == setting]
-        for kind in ("width", "depth"):
-            best = here[here["network"].str.startswith(kind)].sort_values("off").iloc[0]
+        for kind in kinds:
+            best = here[here["network"].str.startswith(f"{kind} (")].sort_values("off").iloc[0]
             kwargs = json.loads(best["kwargs"])
-            chosen["-".join([kind, *map(str, *kwargs.values())])] = kwargs
+            chosen["-".join([kind.split()[0], *map(str, *kwargs.values())])] = kwargs
             print(f"{setting}: {best['network']}, {best['ratio']:.3f} of the dense latency")
     return chosen
 

@@ -22,7 +22,8 @@ from cpt_nas.gates import ESTIMATORS
 from hwprofiles import Target
 
 THETA_LR, MOST_THETA_LR = 0.02, 0.1
-CROSSINGS = 5  # of theta's range that the search leaves time for
+CROSSINGS = 6  # of theta's range that the search leaves a branch's gate time for
+UNIT_RATE = 0.25
 LOG_GAMMA = 0.02
 
 
@@ -70,13 +71,15 @@ class _Search(_Section):
         gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
         estimator: gradient of theta, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
-        theta_lr: Adam's rate for theta; default: 0.02, or more where the freeze comes so early
-            that a gate could not cross its range five times before.
+        theta_lr: Adam's rate for theta; default: so that a gate could cross its range six times
+            before the freeze, and at least 0.02 where there is no budget.
+        unit_rate: the units' rate over the branches'; default: 0.25 with a budget, else 1. What a
+            branch is worth shows early, what width is worth late (docs/settling.md).
         threshold: a gate at or below is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
-        settle: with a budget, how fast every gate drifts to its side just before the freeze, over
-            theta's rate; 0: what hangs is decided at the freeze.
+        settle: with a budget, how fast every gate drifts to its side just before the freeze; at 1
+            it could cross its range twice; 0: what hangs is decided at the freeze.
         cut_interval: steps between looks at what can be cut.
         channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
         fold: gates folded into weights; False: activations multiplied (the slow reference).
@@ -94,6 +97,7 @@ class _Search(_Section):
     estimator: str = "endpoint"
     theta_init: float = Field(default=1.0, gt=0, le=1)
     theta_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    unit_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     settle: float = Field(default=1.0, ge=0, allow_inf_nan=False)
@@ -160,8 +164,13 @@ class SearchSettings(_Search):
             return self.theta_lr
         if self.freeze_step is None:
             return THETA_LR
-        steps = max(1, self.freeze_step - self.warmup_steps)
-        return min(MOST_THETA_LR, max(THETA_LR, CROSSINGS / steps))
+        rate = CROSSINGS / max(1, self.freeze_step - self.warmup_steps)
+        return min(MOST_THETA_LR, rate if self.amounts() else max(THETA_LR, rate))
+
+    def rate_of_units(self) -> float:
+        """theta's rate where there are branches' gates as well."""
+        default = UNIT_RATE if self.amounts() else 1.0
+        return self.rate() * (default if self.unit_rate is None else self.unit_rate)
 
 
 class ModelConfig(_Section):

@@ -34,6 +34,7 @@ from cpt_nas.trace import removed_rows, trace_row
 from hwprofiles import Profile
 
 LOOKS = 10  # at what would be decided, while the gates settle
+DRIFT = 3.0  # of theta's range over the whole of it, at full speed; the first half is slower
 BEFORE_BUDGETS: dict[str, Any] = {
     **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
     **{"trace": [], "removed": []},
@@ -126,8 +127,21 @@ class Search:
         cost = build_cost(model, example_input, profile if timed else None)
         cost.to(next(model.parameters()).device)
         self.price = Price(self.gated, cost, settings, profile, self.channel_step)
-        gates = self.gated.gates
-        self.theta_optimizer = torch.optim.Adam(gates.parameters(), lr=settings.rate())
+        self.theta_optimizer = self._build_optimizer()
+
+    def _build_optimizer(self) -> torch.optim.Adam:
+        """Adam for theta: the branches' gates in one group, the units', slower, in another."""
+        branches, units = self._thetas()
+        rate = self.settings.rate()
+        unit_rate = self.settings.rate_of_units() if branches else rate
+        groups = [{"params": branches, "lr": rate}, {"params": units, "lr": unit_rate}]
+        return torch.optim.Adam(groups, lr=rate)
+
+    def _thetas(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """theta of the branches' gates, and of the units'."""
+        branches = [g.theta for name in self.gated.found if (g := self.gated.gate(name))]
+        held = {id(theta) for theta in branches}
+        return branches, [g.theta for g in self.gated.all_gates() if id(g.theta) not in held]
 
     @property
     def model(self) -> nn.Module:
@@ -235,7 +249,7 @@ class Search:
             self._take_sides()
         share = (self.steps - begin) / length
         for gate in self.gated.all_gates():
-            gate.drift(s.settle * s.rate() * min(1.0, 2.0 * share))
+            gate.drift(s.settle * DRIFT / length * min(1.0, 2.0 * share))
 
     @torch.no_grad()
     def _take_sides(self) -> None:
@@ -398,7 +412,11 @@ class Search:
         self.gates.load_state_dict(sides | state["gates"])
         for gate, mask in zip(self.gated.all_gates(), state["masks"].values(), strict=True):
             gate.mask = mask.to(gate.theta)
-        self.theta_optimizer.load_state_dict(state["theta_optimizer"])
+        saved = state["theta_optimizer"]
+        if len(saved["param_groups"]) == 1:  # made before the units had a rate of their own
+            thetas = [gate.theta for gate in self.gated.all_gates()]
+            self.theta_optimizer = torch.optim.Adam(thetas, lr=self.settings.rate())
+        self.theta_optimizer.load_state_dict(saved)
 
 
 def _kept(candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]) -> Kept:
