@@ -283,3 +283,31 @@ def test_a_cut_network_is_not_searched_again() -> None:
     values["model"]["structure"] = "structure.json"
     with pytest.raises(ConfigError, match=r"model.structure: a cut network is not searched again"):
         Recipe.from_mapping(values)
+
+
+def test_units_move_more_slowly_than_branches_where_there_is_a_budget() -> None:
+    def rates(**settings: Any) -> list[float]:
+        search = cpt_nas.attach(build("basic"), X, ramp_steps=5, theta_lr=0.04, **settings)
+        return [group["lr"] for group in search.theta_optimizer.param_groups]
+
+    assert rates(macs_budget=0.5) == [0.04, 0.01]
+    assert rates(macs_budget=0.5, unit_rate=0.5) == [0.04, 0.02]
+    assert rates(macs_budget=0.5, gate="units") == [0.04, 0.04]  # nothing to wait for
+    assert rates(log_gamma=0.1) == [0.04, 0.04]
+    with pytest.raises(ValueError, match="unit_rate"):
+        rates(macs_budget=0.5, unit_rate=0)
+
+
+def test_a_search_from_before_units_had_a_rate_goes_on() -> None:
+    """Its optimizer held all gates in one group."""
+    old = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5)
+    gates = old.gated.all_gates()
+    old.theta_optimizer = torch.optim.Adam([g.theta for g in gates], lr=0.02)
+    for i, gate in enumerate(gates):
+        gate.theta.grad = torch.full_like(gate.theta, 0.1 * (i + 1))
+    old.theta_optimizer.step()
+    new = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5)
+    new.load_state_dict(old.state_dict())
+    for gate, was in zip(new.gated.all_gates(), gates, strict=True):
+        state, before = new.theta_optimizer.state[gate.theta], old.theta_optimizer.state[was.theta]
+        assert torch.equal(state["exp_avg"], before["exp_avg"])
