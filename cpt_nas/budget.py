@@ -4,8 +4,7 @@ The expected cost follows a target that falls from 1 to the budget (shares of th
 in the ramp. The controller is an integral controller on the logarithm of log gamma, because nobody
 knows beforehand which decade is the right one:
 
-    d ln(log gamma) = rate * clip(excess / SOFT, -1, 1)
-    excess(t) = cost(t) + horizon * slope(t) - target(t + horizon)
+    d ln(log gamma) = rate * clip(excess / SOFT, -1, 1),  excess = cost + horizon * slope - target
 
 Theta moves at its own rate whatever the price, so the cost lags behind the level. Looking ahead by
 the time in which a gate crosses half of its range is what keeps the level from winding up: while
@@ -204,7 +203,7 @@ class Controller:
     def polarizing(self, step: int) -> float:
         return POLARIZE * self._progress(step) * self.level(step)
 
-    def target(self, step: float) -> float:
+    def target(self, step: int) -> float:
         return 1.0 - (1.0 - self.budget) * self._progress(step)
 
     def update(self, step: int, share: float) -> None:
@@ -212,11 +211,11 @@ class Controller:
         self.cost = share
         if step < self.warmup:
             return
-        excess = share + self.horizon * self.slope - self.target(step + self.horizon)
+        excess = share + self.horizon * self.slope - self.target(step)
         move = self.rate * max(-1.0, min(1.0, excess / SOFT))
         self.log_gamma = max(LEVELS[0], min(LEVELS[1], self.log_gamma * math.exp(move)))
 
-    def _progress(self, step: float) -> float:
+    def _progress(self, step: int) -> float:
         """0 before the ramp, 1 after it."""
         return min(1.0, max(0.0, (step - self.warmup) / self.ramp))
 

@@ -22,7 +22,7 @@ from cpt_nas.gates import ESTIMATORS
 from hwprofiles import Target
 
 THETA_LR, MOST_THETA_LR = 0.02, 0.1
-CROSSINGS = 6  # of theta's range that the search leaves a branch's gate time for
+CROSSINGS = 3.3  # of theta's range that the search leaves a branch's gate time for
 UNIT_RATE = 0.25
 LOG_GAMMA = 0.02
 
@@ -71,7 +71,7 @@ class _Search(_Section):
         gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
         estimator: gradient of theta, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
-        theta_lr: Adam's rate for theta; default: so that a gate could cross its range six times
+        theta_lr: Adam's rate for theta; default: so that a gate could cross its range 3.3 times
             before the freeze, and at least 0.02 where there is no budget.
         unit_rate: the units' rate over the branches'; default: 0.25 with a budget, else 1. What a
             branch is worth shows early, what width is worth late (docs/settling.md).

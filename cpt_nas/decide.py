@@ -2,9 +2,7 @@
 
 theta > 0.5 decides. Where the network that gives is above a budget, the gates close that are
 wanted least; where it is below all of them, those still there reopen that are wanted most, as long
-as they fit. Widths move by the channel step, because nothing in between is faster. What is wanted
-is said by theta: a branch's own, and of a group the mean of all units that may still move, because
-the least of many noisy numbers is low by chance alone.
+as they fit. Widths move by the channel step, because nothing in between is faster.
 """
 
 from __future__ import annotations
@@ -175,9 +173,8 @@ def _moves(
             if count is None:
                 continue
             low, high = sorted((count, state.counts[key]))
-            units, now = orders[name][key][low:high], state.counts[key]
-            like = orders[name][key][:now] if direction < 0 else orders[name][key][now:]
-            wanted = (_rounded(group.theta[like].mean()), 0, float(group.use[units].mean()))
+            units = orders[name][key][low:high]
+            wanted = (_rounded(group.theta[units].mean()), 0, float(group.use[units].mean()))
             moves.append(_Move(wanted, name, key, State(True, state.counts | {key: count})))
     return moves
 

@@ -48,17 +48,6 @@ def test_what_is_wanted_least_closes_first() -> None:
     assert kept(decision.states) == {"b0": 4, "b1": 0} and decision.forced == 1
 
 
-def test_the_least_of_many_units_is_as_wanted_as_its_group() -> None:
-    """One of many noisy thetas is always low; a branch that falls goes first."""
-    branches = {"b0": branch(1.0, [1.0] * 6 + [0.55]), "b1": branch(0.8, [1.0] * 2)}
-    full = costs_of(by_theta(branches, 1, 0.5))["latency"]
-    decision = decide(branches, 1, costs_of, {"latency": full - 5})
-    assert kept(decision.states) == {"b0": 7, "b1": 0}
-    falling = {"b0": branch(1.0, [1.0] * 3 + [0.55] * 4), "b1": branches["b1"]}
-    decision = decide(falling, 1, costs_of, {"latency": full - 2})
-    assert kept(decision.states) == {"b0": 5, "b1": 2}
-
-
 def test_among_equal_theta_the_loss_decides() -> None:
     use = torch.tensor([0.3, 0.1, 0.2])
     branches = {"b0": Candidate(1.0, 9.0, True, {"g": Group(torch.ones(3), use, 1)})}
