@@ -23,7 +23,6 @@ from hwprofiles import Target
 
 THETA_LR, MOST_THETA_LR = 0.02, 0.1
 CROSSINGS = 3.3  # of theta's range that the search leaves a branch's gate time for
-UNIT_RATE = 0.25
 LOG_GAMMA = 0.02
 
 
@@ -73,8 +72,8 @@ class _Search(_Section):
         theta_init: every gate's first theta.
         theta_lr: Adam's rate for theta; default: so that a gate could cross its range 3.3 times
             before the freeze, and at least 0.02 where there is no budget.
-        unit_rate: the units' rate over the branches'; default: 0.25 with a budget, else 1. What a
-            branch is worth shows early, what width is worth late (docs/settling.md).
+        unit_rate: the units' rate over the branches', where both have gates. Below 1 branches are
+            decided first and fewer units close by chance; budgets are filled less (docs/settling.md).
         threshold: a gate at or below is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
@@ -97,7 +96,7 @@ class _Search(_Section):
     estimator: str = "endpoint"
     theta_init: float = Field(default=1.0, gt=0, le=1)
     theta_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    unit_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    unit_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     settle: float = Field(default=1.0, ge=0, allow_inf_nan=False)
@@ -169,8 +168,7 @@ class SearchSettings(_Search):
 
     def rate_of_units(self) -> float:
         """theta's rate where there are branches' gates as well."""
-        default = UNIT_RATE if self.amounts() else 1.0
-        return self.rate() * (default if self.unit_rate is None else self.unit_rate)
+        return self.rate() * self.unit_rate
 
 
 class ModelConfig(_Section):
