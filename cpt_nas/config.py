@@ -73,7 +73,8 @@ class _Search(_Section):
         theta_lr: Adam's rate for theta; default: so that a gate could cross its range 3.3 times
             before the freeze, and at least 0.02 where there is no budget.
         unit_rate: the units' rate over the branches', where both have gates. Below 1 branches are
-            decided first and fewer units close by chance; budgets are filled less (docs/settling.md).
+            decided first and fewer units close by chance; budgets are filled less, see
+            docs/settling.md.
         threshold: a gate at or below is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
