@@ -34,6 +34,7 @@ import markdown
 import pandas as pd
 import timm
 import torch
+import yaml
 
 import cpt_nas  # noqa: F401  (registers cpt_resnet20)
 import hwprofiles
@@ -46,7 +47,7 @@ SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64)}  # name -> threads, batch size
 BUDGET = 0.5
 # Half of the latency at batch 1 is about 0.4 at batch 64; half of that is 0.65 at batch 1.
 SEARCHES = (("t1-b1", BUDGET), ("t1-b64", BUDGET), ("t1-b64", 0.4), ("t1-b1", 0.65))
-FREEZE = 0.16  # of the training, in the recipe
+FREEZE = yaml.safe_load(RECIPE.read_text())["search"]["freeze"]  # of the training
 GATED_STEP = 1.03  # over a plain one: benchmarks/gate_overhead.py
 STEP_ROUNDS = 12
 FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks a stage
@@ -224,7 +225,7 @@ def write(output: Path, report: Path, runs: Sequence[str]) -> None:
     dense = table[table["network"] == "dense"].set_index("seed")
     steps = step_times({n: output / n / "export" for n in runs})
     table["step_over_dense"] = table["name"].map(steps) / steps[f"dense-s{dense.index[0]}"]
-    # The searches freeze after 16 % of the steps; until then they cost a dense step and a bit.
+    # Until the freeze a search costs a dense step and a bit.
     searched = table["kind"] == "search"
     rest = table["step_over_dense"]
     table["wall_over_dense"] = rest.where(~searched, FREEZE * GATED_STEP + (1 - FREEZE) * rest)

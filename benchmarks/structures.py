@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hardware
@@ -31,7 +28,7 @@ DOCS = hardware.DOCS
 COUNTS = ("macs", "params")
 BRANCHES = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
 STRUCTURES = {
-    "found by search-t1-b1": (14, 12, 0, 0, 0, 0, 38, 34, 26),
+    "found by an earlier search": (14, 12, 0, 0, 0, 0, 38, 34, 26),
     "one of stage 2 for one of stage 1": (14, 0, 0, 0, 32, 0, 38, 34, 26),
     "two whole in stages 2 and 3": (0, 0, 0, 32, 32, 0, 64, 64, 0),
     "these and a narrow third": (0, 0, 0, 32, 24, 0, 64, 64, 12),
@@ -48,36 +45,27 @@ def main() -> None:
     arguments = parser.parse_args()
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    jobs = [(name, seed) for seed in arguments.seeds for name in STRUCTURES]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(lambda job: train(*job, arguments.data, output), jobs))
-    write(output, jobs)
+    runs = [(name, seed) for seed in arguments.seeds for name in STRUCTURES]
+    jobs = {
+        folder(output, name, seed).name: training(output, name, seed, arguments.data)
+        for name, seed in runs
+    }
+    hardware.train_all(jobs, output, arguments.jobs)
+    write(output, runs)
 
 
 def folder(output: Path, name: str, seed: int) -> Path:
     return output / f"{'-'.join(map(str, STRUCTURES[name]))}-s{seed}"
 
 
-def train(name: str, seed: int, data: Path, output: Path) -> None:
-    """Train one from scratch, unless its folder is finished.
-
-    Raises:
-        CalledProcessError: it failed; see its log.
-    """
-    run = folder(output, name, seed)
-    if hardware.finished(run):
-        return
-    structure = run.with_suffix(".json")
+def training(output: Path, name: str, seed: int, data: Path) -> list[str]:
+    """Options of cpt-nas that train one from scratch; writes its structure.json beside the run."""
+    structure = folder(output, name, seed).with_suffix(".json")
     structure.write_text(build(STRUCTURES[name]).model_dump_json())
     sets = [f"data.root={data}", f"train.seed={seed}", "search=null"]
     sets.append(f"model.structure={structure}")
-    command = ["train", "--recipe", str(hardware.RECIPE), "-o", str(run)]
-    command += [x for value in sets for x in ("--set", value)]
-    if (run / "last.pth.tar").exists():
-        command = ["train", "--resume", str(run)]
-    with run.with_suffix(".log").open("a") as log:
-        whole = [sys.executable, "-m", "cpt_nas.cli", *command]
-        subprocess.run(whole, check=True, stdout=log, stderr=log)
+    options = [x for value in sets for x in ("--set", value)]
+    return ["train", "--recipe", str(hardware.RECIPE), *options]
 
 
 def build(units: tuple[int, ...]) -> Structure:
@@ -92,11 +80,11 @@ def build(units: tuple[int, ...]) -> Structure:
     return structure
 
 
-def write(output: Path, jobs: list[tuple[str, int]]) -> None:
+def write(output: Path, runs: list[tuple[str, int]]) -> None:
     """docs/structures.csv and its table."""
     models = {"dense": timm.create_model(hardware.MODEL, num_classes=10).eval()}
     for name in STRUCTURES:
-        export = folder(output, name, jobs[0][1]) / "export"
+        export = folder(output, name, runs[0][1]) / "export"
         models[name] = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
     ratios: dict[str, dict[str, float]] = {}
     for setting, (threads, batch_size) in hardware.SETTINGS.items():
@@ -106,7 +94,7 @@ def write(output: Path, jobs: list[tuple[str, int]]) -> None:
         )
         ratios[setting] = {n: t.median_s / timed["dense"].median_s for n, t in timed.items()}
     rows = []
-    for name, seed in jobs:
+    for name, seed in runs:
         run = folder(output, name, seed)
         result = json.loads((run / "result.json").read_text())
         row = {"structure": name, "units": " ".join(map(str, STRUCTURES[name])), "seed": seed}

@@ -167,10 +167,6 @@ class SearchSettings(_Search):
         rate = CROSSINGS / max(1, self.freeze_step - self.warmup_steps)
         return min(MOST_THETA_LR, rate if self.amounts() else max(THETA_LR, rate))
 
-    def rate_of_units(self) -> float:
-        """theta's rate where there are branches' gates as well."""
-        return self.rate() * self.unit_rate
-
 
 class ModelConfig(_Section):
     """The dense model: a name in timm's registry and its keyword arguments.

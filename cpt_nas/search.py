@@ -130,18 +130,14 @@ class Search:
         self.theta_optimizer = self._build_optimizer()
 
     def _build_optimizer(self) -> torch.optim.Adam:
-        """Adam for theta: the branches' gates in one group, the units', slower, in another."""
-        branches, units = self._thetas()
-        rate = self.settings.rate()
-        unit_rate = self.settings.rate_of_units() if branches else rate
-        groups = [{"params": branches, "lr": rate}, {"params": units, "lr": unit_rate}]
-        return torch.optim.Adam(groups, lr=rate)
-
-    def _thetas(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """theta of the branches' gates, and of the units'."""
+        """Adam for theta: the branches' gates in one group, the units' in another."""
         branches = [g.theta for name in self.gated.found if (g := self.gated.gate(name))]
         held = {id(theta) for theta in branches}
-        return branches, [g.theta for g in self.gated.all_gates() if id(g.theta) not in held]
+        units = [g.theta for g in self.gated.all_gates() if id(g.theta) not in held]
+        rate = self.settings.rate()
+        unit_rate = rate * self.settings.unit_rate if branches else rate
+        groups = [{"params": branches, "lr": rate}, {"params": units, "lr": unit_rate}]
+        return torch.optim.Adam(groups, lr=rate)
 
     @property
     def model(self) -> nn.Module:
@@ -235,10 +231,10 @@ class Search:
         """From the ramp's end to the freeze, let every gate drift to the side it is on.
 
         The side is what would be decided now, so that the budgets hold; it is looked at anew ten
-        times, and a gate that the loss pulls harder than the drift pushes changes it. The drift
-        grows to theta's rate times ``settle``. It is what the polarising term does to Adam's steps
-        when its weight goes to infinity: that term alone would have to outgrow the noise of every
-        gate's gradient, which nobody knows.
+        times. The drift grows in the first half of the time; with ``settle`` at 1 it moves theta
+        twice over its range, whatever theta's rate. It is what the polarising term does when its
+        weight goes to infinity: that term alone would have to outgrow the noise of every gate's
+        gradient, which nobody knows.
         """
         s = self.settings
         begin = s.warmup_steps + s.ramp_steps
