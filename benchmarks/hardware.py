@@ -34,10 +34,10 @@ import markdown
 import pandas as pd
 import timm
 import torch
-import yaml
 
 import cpt_nas  # noqa: F401  (registers cpt_resnet20)
 import hwprofiles
+from cpt_nas.config import load_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -47,7 +47,6 @@ SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64)}  # name -> threads, batch size
 BUDGET = 0.5
 # Half of the latency at batch 1 is about 0.4 at batch 64; half of that is 0.65 at batch 1.
 SEARCHES = (("t1-b1", BUDGET), ("t1-b64", BUDGET), ("t1-b64", 0.4), ("t1-b1", 0.65))
-FREEZE = yaml.safe_load(RECIPE.read_text())["search"]["freeze"]  # of the training
 GATED_STEP = 1.03  # over a plain one: benchmarks/gate_overhead.py
 STEP_ROUNDS = 12
 FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks a stage
@@ -228,7 +227,10 @@ def write(output: Path, report: Path, runs: Sequence[str]) -> None:
     # Until the freeze a search costs a dense step and a bit.
     searched = table["kind"] == "search"
     rest = table["step_over_dense"]
-    table["wall_over_dense"] = rest.where(~searched, FREEZE * GATED_STEP + (1 - FREEZE) * rest)
+    recipe = load_recipe(RECIPE)
+    assert recipe.search is not None and recipe.search.freeze is not None
+    freeze = recipe.search.freeze
+    table["wall_over_dense"] = rest.where(~searched, freeze * GATED_STEP + (1 - freeze) * rest)
     for what in ("macs", "params", *(f"measured_s:{s}" for s in SETTINGS)):
         table[f"{what}_over_dense"] = table[what] / dense[what].mean()
     commits = {json.loads((output / n / "result.json").read_text())["commit"] for n in runs}

@@ -1,15 +1,9 @@
-"""The pruning level: fixed after a ramp, or steered so that the cost meets a budget.
+"""The pruning level: fixed after a ramp, or the price at which the cost meets a budget.
 
-The expected cost follows a target that falls from 1 to the budget (shares of the dense network's)
-in the ramp. The controller is an integral controller on the logarithm of log gamma, because nobody
-knows beforehand which decade is the right one:
-
-    d ln(log gamma) = rate * clip(excess / SOFT, -1, 1),  excess = cost + horizon * slope - target
-
-Theta moves at its own rate whatever the price, so the cost lags behind the level. Looking ahead by
-the time in which a gate crosses half of its range is what keeps the level from winding up: while
-the cost already falls fast enough, the level stays. What is still missing at the end of the ramp is
-made up while the gates settle (:meth:`cpt_nas.search.Search.step`).
+With a budget, the cost follows a target that falls from 1 to the budget (shares of the dense
+network's). log gamma is not a setting then, but what the decision says (:mod:`cpt_nas.decide`):
+the price at which exactly so much closes as the target asks for. It is solved for anew at every
+look, from what is known by then, so that nothing can wind up.
 """
 
 from __future__ import annotations
@@ -28,12 +22,8 @@ UNITS: dict[str, dict[str, float]] = {
 }
 EXAMPLES = {"latency": "12ms or 0.5", "macs": "20M or 0.5", "params": "150k or 0.5"}
 
-SOFT = 0.05  # an excess of this share of the dense cost moves the level at its full rate
-DECADES = 10.0  # that the level can move during the ramp, at its full rate
-LEVELS = (1e-4, 1e3)  # log gamma's bounds; the papers' are between 0.001 and 1
-START = 0.02  # log gamma at the end of the warm-up
-SLOPE_MEMORY = 0.8  # of the running mean of the cost's slope
-POLARIZE = 0.5  # the polarising term's level over log gamma's; at 1 no open gate feels the price
+LISTEN = 0.4  # of the ramp, in which the gates are sampled and nothing closes yet
+LOOKS = 10  # at what is worth its price, while the target falls, and again while gates settle
 
 
 @dataclass(frozen=True)
@@ -131,14 +121,8 @@ class Level(Protocol):
     def level(self, step: int) -> float:
         """log gamma."""
 
-    def polarizing(self, step: int) -> float:
-        """The level of the polarising term."""
-
     def target(self, step: int) -> float:
         """The share of the dense cost that is wanted now; NaN where none is."""
-
-    def update(self, step: int, share: float) -> None:
-        """Take a step: ``share`` is the expected cost over the dense network's now."""
 
     def state_dict(self) -> dict[str, float]: ...
 
@@ -163,14 +147,8 @@ class Ramp:
         share = since / self.ramp if self.ramp else float(since >= 0)
         return self.log_gamma * min(1.0, max(0.0, share))
 
-    def polarizing(self, step: int) -> float:
-        return self.level(step)
-
     def target(self, step: int) -> float:
         return math.nan
-
-    def update(self, step: int, share: float) -> None:
-        pass
 
     def state_dict(self) -> dict[str, float]:
         return {}
@@ -179,49 +157,44 @@ class Ramp:
         pass
 
 
-class Controller:
-    """Steers one log gamma so that one cost follows its target.
+@dataclass
+class Falling:
+    """A budget's target, and its level: the price that met the target at the last look.
 
-    Args:
+    Attributes:
         budget: share of the dense cost, 0..1.
-        warmup, ramp: steps before the target starts to fall, and in which it falls.
-        crossing: steps in which a theta can go from 1 to 0.
+        warmup, ramp: steps before the gates are sampled, and until the target is the budget.
+        log_gamma: the price.
     """
 
-    def __init__(self, budget: float, warmup: int, ramp: int, crossing: float) -> None:
-        self.budget, self.warmup, self.ramp = budget, warmup, ramp
-        self.log_gamma = START
-        self.horizon = crossing / 2 + 10
-        # Faster than theta answers would only overshoot.
-        self.rate = DECADES * math.log(10) / max(ramp, 2 * crossing)
-        self.cost = 1.0
-        self.slope = 0.0
+    budget: float
+    warmup: int
+    ramp: int
+    log_gamma: float = 0.0
+
+    @property
+    def begin(self) -> int:
+        """The step at which the target starts to fall."""
+        return self.warmup + round(LISTEN * self.ramp)
+
+    @property
+    def end(self) -> int:
+        return self.warmup + self.ramp
+
+    @property
+    def interval(self) -> int:
+        """Steps between two looks while the target falls."""
+        return max(1, (self.end - self.begin) // LOOKS)
 
     def level(self, step: int) -> float:
-        return self.log_gamma if step >= self.warmup else 0.0
-
-    def polarizing(self, step: int) -> float:
-        return POLARIZE * self._progress(step) * self.level(step)
+        return self.log_gamma
 
     def target(self, step: int) -> float:
-        return 1.0 - (1.0 - self.budget) * self._progress(step)
-
-    def update(self, step: int, share: float) -> None:
-        self.slope = SLOPE_MEMORY * self.slope + (1 - SLOPE_MEMORY) * (share - self.cost)
-        self.cost = share
-        if step < self.warmup:
-            return
-        excess = share + self.horizon * self.slope - self.target(step)
-        move = self.rate * max(-1.0, min(1.0, excess / SOFT))
-        self.log_gamma = max(LEVELS[0], min(LEVELS[1], self.log_gamma * math.exp(move)))
-
-    def _progress(self, step: int) -> float:
-        """0 before the ramp, 1 after it."""
-        return min(1.0, max(0.0, (step - self.warmup) / self.ramp))
+        share = (step - self.begin) / max(1, self.end - self.begin)
+        return 1.0 - (1.0 - self.budget) * min(1.0, max(0.0, share))
 
     def state_dict(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in ("log_gamma", "cost", "slope")}
+        return {"log_gamma": self.log_gamma}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        for name in ("log_gamma", "cost", "slope"):
-            setattr(self, name, float(state[name]))
+        self.log_gamma = float(state["log_gamma"])

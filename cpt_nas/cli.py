@@ -86,7 +86,7 @@ def train(
     if resume is not None:
         if any((recipe, set_, profile, output, dense, allow_foreign, budgets)):
             raise ConfigError("--resume: takes the run's own recipe; give no other option with it")
-        run(load_recipe(resume / "recipe.yaml"), resume, resume=True)
+        run(load_recipe(resume / "recipe.yaml", saved=True), resume, resume=True)
         return
     if recipe is None:
         raise ConfigError("--recipe: is missing; name a YAML file, or --resume a run folder")

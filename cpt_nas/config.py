@@ -17,13 +17,15 @@ from pydantic import (
     model_validator,
 )
 
-from cpt_nas.budget import MEASURES, Amount, parse_amount
+from cpt_nas.budget import MEASURES, Amount, Falling, parse_amount
 from cpt_nas.gates import ESTIMATORS
 from hwprofiles import Target
 
 THETA_LR, MOST_THETA_LR = 0.02, 0.1
-CROSSINGS = 3.3  # of theta's range that the search leaves a branch's gate time for
+CROSSINGS = 5  # of theta's range that the search leaves time for
+CLOSED_AFTER = 2 / 3  # of theta's range between two looks, under a budget
 LOG_GAMMA = 0.02
+GONE = ("settle", "unit_rate")  # settings of searches with a budget, in earlier versions
 
 
 class ConfigError(ValueError):
@@ -70,16 +72,13 @@ class _Search(_Section):
         gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
         estimator: gradient of theta, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
-        theta_lr: Adam's rate for theta; default: so that a gate could cross its range 3.3 times
-            before the freeze, and at least 0.02 where there is no budget.
-        unit_rate: the units' rate over the branches', where both have gates. Below 1 branches are
-            decided first and fewer units close by chance; budgets are filled less, see
-            docs/settling.md.
+        theta_lr: Adam's rate for theta; default: so that a gate could cross its range 5 times
+            before the freeze, and at least 0.02. With a budget, what theta moves in a step while
+            the target falls; default: two thirds of its range between two looks.
         threshold: a gate at or below is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own charge; it is zero
-            at 0 and 1, so it favours no structure, and pushes hanging gates to a side.
-        settle: with a budget, how fast every gate drifts to its side just before the freeze; at 1
-            it could cross its range twice; 0: what hangs is decided at the freeze.
+            at 0 and 1, so it favours no structure, and pushes hanging gates to a side. With a
+            budget nothing hangs, and there is no such term.
         cut_interval: steps between looks at what can be cut.
         channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
         fold: gates folded into weights; False: activations multiplied (the slow reference).
@@ -97,10 +96,8 @@ class _Search(_Section):
     estimator: str = "endpoint"
     theta_init: float = Field(default=1.0, gt=0, le=1)
     theta_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    unit_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    settle: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     cut_interval: int = Field(default=25, gt=0)
     channel_step: int | None = Field(default=None, gt=0)
     fold: bool = True
@@ -162,10 +159,12 @@ class SearchSettings(_Search):
         """theta_lr, or what stands for it where none is given."""
         if self.theta_lr is not None:
             return self.theta_lr
+        if self.amounts():
+            return CLOSED_AFTER / Falling(0.0, self.warmup_steps, self.ramp_steps).interval
         if self.freeze_step is None:
             return THETA_LR
         rate = CROSSINGS / max(1, self.freeze_step - self.warmup_steps)
-        return min(MOST_THETA_LR, rate if self.amounts() else max(THETA_LR, rate))
+        return min(MOST_THETA_LR, max(THETA_LR, rate))
 
 
 class ModelConfig(_Section):
@@ -310,8 +309,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     return rows
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, saved: bool = False) -> Recipe:
     """Read a recipe, apply ``key=value`` overrides (values are YAML), and check it.
+
+    Args:
+        saved: it is a run's own, to be resumed: settings that an earlier version had and nothing
+            stands for now are passed over.
 
     Raises:
         ConfigError: no such file, not YAML, or faults in it; names each field.
@@ -325,6 +328,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe: {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"recipe: {path} must hold a mapping with model, data, train, search")
+    if saved and isinstance(values.get("search"), dict):
+        values["search"] = {k: v for k, v in values["search"].items() if k not in GONE}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:

@@ -1,14 +1,21 @@
-"""The last decision: which gates close at the freeze, so that every budget holds.
+"""What closes so that the costs meet their goals: what is worth least for what it costs.
 
-theta > 0.5 decides. Where the network that gives is above a budget, the gates close that are
-wanted least; where it is below all of them, those still there reopen that are wanted most, as long
-as they fit. Widths move by the channel step, because nothing in between is faster.
+A gate's *worth* is its benefit, how much lower the loss is for its being on, over what it is
+charged. The goals are met by closing, one after another, what is worth least. That is gradient
+descent on theta under the price at which the goals are met: everything below the price falls,
+everything above it rises. What is said of a single unit is mostly noise, so its benefit counts only
+as far as the units of its group can be told apart (:func:`shrunk`). It is taken to rise as the
+group gets narrower (half the units, twice the benefit each).
+
+Widths move by the channel step, because nothing in between is faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 from torch import Tensor
 
@@ -19,19 +26,19 @@ class Group:
 
     Attributes:
         theta: [K] of the units still there.
-        use: [K] how much the loss asks for each; only its order counts, where theta is equal.
+        benefit: [K] how much lower the loss is for each of them.
         width: channels a unit.
         order: [K] positions, the most wanted first.
     """
 
     theta: Tensor
-    use: Tensor
+    benefit: Tensor
     width: int
 
-    @property
+    @cached_property
     def order(self) -> Tensor:
-        by_use = self.use.sort(descending=True, stable=True).indices
-        return by_use[self.theta[by_use].sort(descending=True, stable=True).indices]
+        by_benefit = self.benefit.sort(descending=True, stable=True).indices
+        return by_benefit[self.theta[by_benefit].sort(descending=True, stable=True).indices]
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,13 @@ class Candidate:
 
     Attributes:
         theta: of its gate; 1 where it has none.
-        use: how much the loss asks for it.
+        benefit: how much lower the loss is for it.
         removable: it has a gate.
         groups: by name.
     """
 
     theta: float
-    use: float
+    benefit: float
     removable: bool
     groups: dict[str, Group] = field(default_factory=dict)
 
@@ -60,38 +67,102 @@ class State:
 
 
 @dataclass(frozen=True)
+class Charges:
+    """What everything is charged as the states are, over the dense network's cost.
+
+    Attributes:
+        branches: name -> for being there, with the units of its state.
+        units: (branch, group) -> for each unit.
+    """
+
+    branches: Mapping[str, float]
+    units: Mapping[tuple[str, str], float]
+
+
+class Pricing(Protocol):
+    """Costs of what would be left; see :class:`cpt_nas.price.Price`."""
+
+    def costs_of(self, states: Mapping[str, State]) -> Mapping[str, float]:
+        """Measure -> cost."""
+
+    def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
+        """Charges, where the price of each measure is its weight."""
+
+
+@dataclass(frozen=True)
 class Decision:
     """What stays.
 
     Attributes:
         states: of every branch that was still there; of a group, its most wanted units stay.
-        forced: gates decided against theta > 0.5; a branch counts as one with its units.
+        worth: of the last that had to close: the price of the cost; 0 where nothing had to.
+        weights: measure that was above its goal -> its share in that price.
     """
 
     states: dict[str, State]
-    forced: int
+    worth: float
+    weights: dict[str, float]
 
 
 @dataclass(frozen=True)
 class _Move:
     """A branch that goes or comes, or a group that gets another width.
 
-    ``wanted`` orders moves: theta, then how much the loss asks for what moves.
+    Attributes:
+        benefit: lost, or won.
+        worth: that over what it is charged.
     """
 
-    wanted: tuple[float, int, float]
+    benefit: float
+    worth: float
     branch: str
     group: str | None
     state: State
 
+    @property
+    def what(self) -> tuple[str, str | None]:
+        return self.branch, self.group
 
-Costs = Callable[[Mapping[str, State]], Mapping[str, float]]
+
+@dataclass(frozen=True)
+class _Plan:
+    """A way to meet the goals, and the benefit it loses."""
+
+    states: dict[str, State]
+    lost: float
+    worth: float
+
+
+def shrunk(benefit: Tensor, variance: Tensor) -> Tensor:
+    """Benefits of a group's units, drawn to their mean as far as noise explains their spread.
+
+    Empirical Bayes for a normal mean: what is left of the spread is its share beyond the noise; a
+    thousandth always, so that the order stays.
+
+    Args:
+        benefit: [K] as measured.
+        variance: [K] of their noise.
+    """
+    mean = benefit.mean()
+    spread = (benefit - mean).square().mean()
+    if spread == 0:
+        return benefit
+    share = (1.0 - variance.mean() / spread).clamp(min=1e-3)
+    return mean + share * (benefit - mean)
 
 
 def filled(units: int, size: int, step: int, width: int) -> int:
     """Units, at most ``size``, that fit into the multiple of ``step`` channels ``units`` need."""
     channels = -(-units * width // step) * step
     return min(size, channels // width)
+
+
+def whole(branches: Mapping[str, Candidate]) -> dict[str, State]:
+    """All that is still there."""
+    return {
+        name: State(True, {g: len(x.theta) for g, x in c.groups.items()})
+        for name, c in branches.items()
+    }
 
 
 def by_theta(branches: Mapping[str, Candidate], step: int, threshold: float) -> dict[str, State]:
@@ -110,49 +181,123 @@ def by_theta(branches: Mapping[str, Candidate], step: int, threshold: float) -> 
 
 def decide(
     branches: Mapping[str, Candidate],
+    states: Mapping[str, State],
     step: int,
-    costs: Costs,
-    budgets: Mapping[str, float],
-    within: float = 0.02,
+    pricing: Pricing,
+    goals: Mapping[str, float],
+    scales: Mapping[str, float],
+    within: float | None = 0.02,
 ) -> Decision:
-    """Decide every gate.
+    """Close until every goal is met.
 
     Args:
         branches: all that are still there.
+        states: to begin with, one for each of them.
         step: channels that widths are multiples of.
-        costs: measure -> cost of what would be left.
-        budgets: measure -> upper bound, not below what can be reached; none: theta alone decides.
-        within: units reopen while every cost is lower than this share below its budget.
+        pricing: what costs what.
+        goals: measure -> upper bound, not below what can be reached.
+        scales: measure -> what counts as much as another measure's; those above their goals are
+            charged in the inverse proportion.
+        within: reopen what is worth most while every cost is lower than this share below its goal
+            and something fits; None: do not.
     """
-    states = by_theta(branches, step, 0.5)
-    orders = {n: {key: g.order for key, g in b.groups.items()} for n, b in branches.items()}
+    states = {
+        # A closed branch would come back with its smallest widths.
+        name: state if state.kept else State(False, _least(branches[name], step))
+        for name, state in states.items()
+    }
+    if within is None:
+        within = 1.0
+    plans = list(_plans(branches, states, step, pricing, goals, scales, within))
+    filled_up = [_fill(branches, p, step, pricing, goals, within) for p in plans]
+    best = min(filled_up, key=lambda p: p.lost)
+    return Decision(
+        best.states, best.worth, _weights(_above(pricing.costs_of(states), goals), scales)
+    )
 
-    def below(share: float) -> bool:
-        found = costs(states)
-        return all(found[m] <= share * bound for m, bound in budgets.items())
 
-    while not below(1.0):
-        move = min(_moves(branches, orders, states, step, -1), key=lambda m: m.wanted)
-        states[move.branch] = move.state
+def _above(costs: Mapping[str, float], goals: Mapping[str, float]) -> list[str]:
+    return [m for m, bound in goals.items() if costs[m] > bound]
 
+
+def _weights(measures: Iterable[str], scales: Mapping[str, float]) -> dict[str, float]:
+    """Shares in the price, in inverse proportion to the scales."""
+    inverse = {m: 1.0 / scales[m] for m in measures}
+    return {m: w / sum(inverse.values()) for m, w in inverse.items()}
+
+
+def _roomy(costs: Mapping[str, float], goals: Mapping[str, float], within: float) -> bool:
+    """Every cost is lower than ``within`` below its goal."""
+    return all(costs[m] <= (1.0 - within) * bound for m, bound in goals.items())
+
+
+def _plans(
+    branches: Mapping[str, Candidate],
+    states: dict[str, State],
+    step: int,
+    pricing: Pricing,
+    goals: Mapping[str, float],
+    scales: Mapping[str, float],
+    within: float,
+) -> Iterator[_Plan]:
+    """Ways to meet the goals: what is worth least closes first.
+
+    Where that overshoots, as a whole branch does, there is another way without that last move.
+    """
+    lost, worth = dict.fromkeys(branches, 0.0), 0.0
+    needed: set[tuple[str, str | None]] = set()
+    while above := _above(pricing.costs_of(states), goals):
+        charges = pricing.charges_of(states, _weights(above, scales))
+        moves = _moves(branches, states, charges, step, -1)
+        free = [m for m in moves if m.what not in needed]
+        if not free:
+            return
+        move = min(free, key=lambda m: m.worth)
+        benefit = move.benefit
+        if move.group is None:  # what its units lost is lost already
+            benefit = max(0.0, benefit - lost[move.branch])
+        after = states | {move.branch: move.state}
+        costs = pricing.costs_of(after)
+        if not _above(costs, goals) and _roomy(costs, goals, within):
+            yield _Plan(after, sum(lost.values()) + benefit, max(worth, move.worth))
+            needed.add(move.what)
+            continue
+        states, worth = after, max(worth, move.worth)
+        lost[move.branch] += benefit
+    yield _Plan(states, sum(lost.values()), worth)
+
+
+def _fill(
+    branches: Mapping[str, Candidate],
+    plan: _Plan,
+    step: int,
+    pricing: Pricing,
+    goals: Mapping[str, float],
+    within: float,
+) -> _Plan:
+    """Reopen what is worth most while there is room and something fits."""
+    states, lost = dict(plan.states), plan.lost
     refused: set[tuple[str, str | None]] = set()
-    while budgets and below(1.0 - within):
-        moves = _moves(branches, orders, states, step, 1)
-        open_moves = [m for m in moves if (m.branch, m.group) not in refused]
+    evenly = {m: 1.0 / len(goals) for m in goals}
+    while goals and _roomy(pricing.costs_of(states), goals, within):
+        moves = _moves(branches, states, pricing.charges_of(states, evenly), step, 1)
+        open_moves = [m for m in moves if m.what not in refused]
         if not open_moves:
             break
-        move = max(open_moves, key=lambda m: m.wanted)
+        move = max(open_moves, key=lambda m: m.worth)
         before, states[move.branch] = states[move.branch], move.state
-        if not below(1.0):
+        if _above(pricing.costs_of(states), goals):
             states[move.branch] = before
-            refused.add((move.branch, move.group))
-    return Decision(states, _forced(states, by_theta(branches, step, 0.5)))
+            refused.add(move.what)
+        else:
+            lost -= move.benefit
+    return _Plan(states, lost, plan.worth)
 
 
 def _moves(
     branches: Mapping[str, Candidate],
-    orders: Mapping[str, Mapping[str, Tensor]],
     states: Mapping[str, State],
+    charges: Charges,
     step: int,
     direction: int,
 ) -> list[_Move]:
@@ -161,11 +306,13 @@ def _moves(
     for name, branch in branches.items():
         state = states[name]
         if branch.removable and state.kept == (direction < 0):
-            # Where theta is equal, units close before branches, and branches open before units.
-            # A branch comes back with its smallest width; its units are further moves.
-            least = {k: filled(1, len(g.theta), step, g.width) for k, g in branch.groups.items()}
-            moved = State(direction > 0, state.counts if direction < 0 else least)
-            moves.append(_Move((_rounded(branch.theta), 1, branch.use), name, None, moved))
+            benefit = branch.benefit
+            least = _least(branch, step)
+            for key, units in least.items() if direction > 0 else ():
+                benefit *= units / len(branch.groups[key].theta)
+            moved = State(direction > 0, least)
+            charge = charges.branches[name]
+            moves.append(_Move(benefit, _worth(benefit, charge), name, None, moved))
         if not state.kept:
             continue
         for key, group in branch.groups.items():
@@ -173,10 +320,22 @@ def _moves(
             if count is None:
                 continue
             low, high = sorted((count, state.counts[key]))
-            units = orders[name][key][low:high]
-            wanted = (_rounded(group.theta[units].mean()), 0, float(group.use[units].mean()))
-            moves.append(_Move(wanted, name, key, State(True, state.counts | {key: count})))
+            of_these = float(group.benefit[group.order[low:high]].mean())
+            # Measured with so many on as theta says; log-like in how many there are.
+            each = of_these * float(group.theta.sum()) * 2 / (low + high)
+            moved = State(True, state.counts | {key: count})
+            benefit = each * (high - low)
+            worth = _worth(each, charges.units[name, key])
+            moves.append(_Move(benefit, worth, name, key, moved))
     return moves
+
+
+def _least(branch: Candidate, step: int) -> dict[str, int]:
+    return {k: filled(1, len(g.theta), step, g.width) for k, g in branch.groups.items()}
+
+
+def _worth(benefit: float, charge: float) -> float:
+    return benefit / max(charge, 1e-12)
 
 
 def _next(count: int, direction: int, size: int, step: int, width: int) -> int | None:
@@ -186,16 +345,12 @@ def _next(count: int, direction: int, size: int, step: int, width: int) -> int |
     return next((n for n in found if filled(n, size, step, width) == n), None)
 
 
-def _forced(states: Mapping[str, State], free: Mapping[str, State]) -> int:
+def differing(states: Mapping[str, State], other: Mapping[str, State]) -> int:
+    """Gates that two decisions disagree about; a branch counts as one with its units."""
     count = 0
     for name, state in states.items():
-        if state.kept != free[name].kept:
+        if state.kept != other[name].kept:
             count += 1
         elif state.kept:
-            count += sum(abs(n - free[name].counts[g]) for g, n in state.counts.items())
+            count += sum(abs(n - other[name].counts[g]) for g, n in state.counts.items())
     return count
-
-
-def _rounded(theta: float | Tensor) -> float:
-    """Thetas that differ by less are equally wanted."""
-    return round(float(theta), 2)

@@ -83,12 +83,16 @@ class GatedModel:
         """Put the gates in place, all open."""
         model, fold = self.model, self.settings.fold
         for found in self.found.values():
+            units = []
             for group in found.branch.groups:
                 gate = self._new_gate(group_key(found.name, group.name), group.size)
                 self._handles += mount_units(model, found, group.name, gate, fold)
+                units.append(gate)
             if found.branch.remove is not None:
                 gate = self._new_gate(found.name, 1)
                 self._handles += mount_branch(model, found, gate, fold)
+                for group_gate in units:
+                    group_gate.belongs_to(gate)
         self.gates.to(next(model.parameters()).device)
         sampler = Sampler(self.gates, self.generator)
         self._handles.append(model.register_forward_pre_hook(sampler))
@@ -180,9 +184,10 @@ class GatedModel:
                 units = branch.units[group]
                 units.kept = [units.kept[i] for i in positions.tolist()]
                 slot = _slot(group_key(name, group))
-                for tensor in ("theta", "mask", "index", "charge", "side"):
+                for tensor in ("theta", "mask", "index", "charge", "side", "memory"):
                     name_of = f"{slot}.{tensor}"
-                    gate_plan.keep[name_of] = [(Slice(name_of), positions)]
+                    along = Slice(name_of, dim=1 if tensor == "memory" else 0)
+                    gate_plan.keep[name_of] = [(along, positions)]
         cut.apply(gate_plan, self.gates, theta_optimizer)
         cut.apply(plan, self.model, optimizer)
         if ema is not None:

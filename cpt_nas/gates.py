@@ -19,30 +19,26 @@ from torch import Tensor, nn
 ENDPOINT_FLOOR = 0.05
 
 
-def straight_through(theta: Tensor, mask: Tensor) -> Tensor:
-    """Weight 1 for every sample: the papers' estimator (eqs. 14-17).
+def straight_through(theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (1, 1) of a sample that is on and of one that is off (eqs. 14-17).
 
-    Its mean is the loss's slope averaged over the states the gate is in, theta : (1 - theta).
+    The estimate's mean is the loss's slope averaged over the states, theta : (1 - theta).
     """
-    return torch.ones_like(theta)
+    return torch.ones_like(theta), torch.ones_like(theta)
 
 
-def endpoint(theta: Tensor, mask: Tensor, floor: float = ENDPOINT_FLOOR) -> Tensor:
-    """Weight 1/(2 theta) for a sample that is on, 1/(2 (1 - theta)) for one that is off.
+def endpoint(theta: Tensor, floor: float = ENDPOINT_FLOOR) -> tuple[Tensor, Tensor]:
+    """Weights 1/(2 theta) of a sample that is on and 1/(2 (1 - theta)) of one that is off.
 
     The mean is half the slope at 1 plus half the slope at 0, whatever theta is: the trapezoid
     rule for the true difference C(1) - C(0), exact where C is quadratic in the gate. The floor
     bounds the weight of rare samples (and biases the estimate where it acts).
     """
-    on = 0.5 / theta.clamp(min=floor)
-    off = 0.5 / (1.0 - theta).clamp(min=floor)
-    return torch.where(mask > 0.5, on, off)
+    return 0.5 / theta.clamp(min=floor), 0.5 / (1.0 - theta).clamp(min=floor)
 
 
-ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "straight_through": straight_through,
-    "endpoint": endpoint,
-}
+Estimator = Callable[[Tensor], tuple[Tensor, Tensor]]
+ESTIMATORS: dict[str, Estimator] = {"straight_through": straight_through, "endpoint": endpoint}
 
 
 class BernoulliGate(nn.Module):
@@ -53,7 +49,10 @@ class BernoulliGate(nn.Module):
         mask: [K] the present sample, 0 or 1.
         index: [K] which units of the uncut group these are.
         charge: [K] what the regularizer charges each gate with everything open, over log gamma.
-        side: [K] where each gate drifts while it settles: 1 to open, -1 to closed, 0 nowhere.
+        side: [K] where each gate moves under a budget: 1 to open, -1 to closed, 0 nowhere.
+        memory: [6, K] running sums of the samples that were on and of those that were off: how
+            many, their slopes, the slopes' squares.
+        branch: for units, the gate of their branch, if it has one.
     """
 
     theta: nn.Parameter
@@ -61,6 +60,7 @@ class BernoulliGate(nn.Module):
     index: Tensor
     charge: Tensor
     side: Tensor
+    memory: Tensor
 
     def __init__(self, size: int, *, theta: float = 1.0, estimator: str = "endpoint") -> None:
         super().__init__()
@@ -72,20 +72,84 @@ class BernoulliGate(nn.Module):
         self.register_buffer("index", torch.arange(size))
         self.register_buffer("charge", torch.zeros(size))
         self.register_buffer("side", torch.zeros(size))
+        self.register_buffer("memory", torch.zeros(6, size))
+        self._owner: list[BernoulliGate] = []  # in a list, so that it is no submodule
+        self._drawn: Tensor | None = None
+        self._slopes: Tensor | None = None
 
     def __len__(self) -> int:
         return self.theta.shape[0]
+
+    @property
+    def branch(self) -> BernoulliGate | None:
+        return self._owner[0] if self._owner else None
+
+    def belongs_to(self, branch: BernoulliGate) -> None:
+        """These are units of the branch that ``branch`` gates."""
+        self._owner = [branch]
 
     def sample(self, uniform: Tensor) -> None:
         """Draw the mask from [K] uniform numbers in [0, 1)."""
         self.mask = (uniform.to(self.theta) < self.theta.detach()).to(self.theta.dtype)
 
     def value(self, training: bool) -> Tensor:
-        """The gates' values [K]: the sample, with its gradient to theta; 1[theta > 0.5] in eval."""
+        """The gates' values [K]: in training the sample, else 1[theta > 0.5].
+
+        The loss's slope with respect to the sample is kept for :meth:`estimate`.
+        """
         if not training:
             return (self.theta.detach() > 0.5).to(self.theta.dtype)
-        weight = ESTIMATORS[self.estimator](self.theta.detach(), self.mask)
-        return self.mask + weight * (self.theta - self.theta.detach())
+        if self._slopes is None or self._slopes.shape[1:] != self.theta.shape:
+            self._slopes = self.theta.new_zeros(2, len(self)).requires_grad_()
+        return self.mask + self.mask * self._slopes[0] + (1.0 - self.mask) * self._slopes[1]
+
+    def count(self) -> None:
+        """Count the present sample. Units say nothing of themselves while their branch is off."""
+        drawn = torch.stack([self.mask, 1.0 - self.mask])
+        if self.branch is not None:
+            drawn = drawn * self.branch.mask
+        self._drawn = drawn if self._drawn is None else self._drawn + drawn
+
+    def slopes(self) -> Tensor:
+        """[2, K]: sums of the loss's slopes since the last :meth:`estimate`, on and off."""
+        if self._slopes is None or self._slopes.grad is None:
+            return self.theta.new_zeros(2, len(self))
+        return self._slopes.grad
+
+    @torch.no_grad()
+    def estimate(self, keep: float) -> Tensor:
+        """The estimated gradient of the loss to theta, [K], of the samples since the last call.
+
+        Args:
+            keep: share of the memory that is kept, beside what is new.
+        """
+        slopes, drawn = self.slopes(), self._drawn
+        on, off = ESTIMATORS[self.estimator](self.theta.detach())
+        if drawn is not None:
+            self.memory = keep * self.memory + torch.cat([drawn, slopes, slopes.square()])
+        gradient = on * slopes[0] + off * slopes[1]
+        self._drawn = self._slopes = None
+        return gradient
+
+    @torch.no_grad()
+    def benefit(self) -> tuple[Tensor, Tensor]:
+        """How much lower the loss has lately been for each gate being on, and its variance, [K].
+
+        The samples that were on and those that were off are averaged apart and weighed as the
+        estimator weighs them. Benefit 0 where nothing is known.
+        """
+        counts, sums, squares = self.memory.view(3, 2, -1)
+        n = counts.clamp(min=1e-12)
+        means = sums / n
+        variances = (squares / n - means.square()).clamp(min=0.0) / n.clamp(min=1.0)
+        if self.estimator == "straight_through":
+            on = self.theta.detach()
+        else:
+            on = torch.full_like(self.theta, 0.5)
+        seen = counts > 0
+        on = torch.where(seen[1], torch.where(seen[0], on, 0.0), 1.0)
+        share = torch.stack([on, 1.0 - on])
+        return -(share * means).sum(0), (share.square() * variances).sum(0)
 
     @torch.no_grad()
     def drift(self, rate: float) -> None:
@@ -93,9 +157,9 @@ class BernoulliGate(nn.Module):
         self.theta.add_(self.side, alpha=rate)
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Back into [0, 1] after a step (eq. 21)."""
-        self.theta.clamp_(0.0, 1.0)
+    def project(self, most: float = 1.0) -> None:
+        """Back into [0, most] after a step (eq. 21)."""
+        self.theta.clamp_(0.0, most)
 
 
 class _GateUser:
@@ -180,6 +244,9 @@ class Sampler:
             uniform = torch.rand(sum(sizes), generator=self.generator)
             for gate, part in zip(gates, uniform.split(sizes)):
                 gate.sample(part)
+            if torch.is_grad_enabled():
+                for gate in gates:
+                    gate.count()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sampler:
         return Sampler(nn.ModuleDict(), torch.Generator())

@@ -16,11 +16,10 @@ from torch import Tensor
 from cpt_nas import budget
 from cpt_nas.config import LOG_GAMMA, SearchSettings
 from cpt_nas.cost import Cost, group_key
-from cpt_nas.decide import State, filled
+from cpt_nas.decide import Charges, Decision, State, filled
 from cpt_nas.gated import GatedModel
 from hwprofiles import Profile
 
-RECHARGE = 5  # steps between looks at what a gate costs now, where there is a budget
 OBJECTIVE = "objective"
 """What is charged where no budget names a measure."""
 
@@ -52,7 +51,8 @@ class Price:
     Attributes:
         dense: the dense network's costs.
         budgets: measure -> upper bound, in s or counts.
-        levels: what is charged -> its log gamma: a budget's measure, or 'objective'.
+        falling: measure -> its budget's target and level.
+        levels: what is charged -> its log gamma: the same, or 'objective'.
 
     Raises:
         BudgetError: a budget cannot be met; the model is as it was.
@@ -77,15 +77,13 @@ class Price:
         lowest = self.lowest_costs(channel_step)
         self.budgets = budget.resolve(settings.amounts(), self.dense, lowest)
         gated.mount()
-        self.levels: dict[str, budget.Level] = {
-            measure: budget.Controller(
-                bound / self.dense[measure],
-                settings.warmup_steps,
-                settings.ramp_steps,
-                1.0 / settings.rate(),
+        self.falling = {
+            measure: budget.Falling(
+                bound / self.dense[measure], settings.warmup_steps, settings.ramp_steps
             )
             for measure, bound in self.budgets.items()
         }
+        self.levels: dict[str, budget.Level] = {**self.falling}
         if not self.levels:
             level = LOG_GAMMA if settings.log_gamma is None else settings.log_gamma
             ramp = budget.Ramp(level, settings.warmup_steps, settings.ramp_steps)
@@ -116,6 +114,41 @@ class Price:
                 counts = state.counts if state is not None else {}
                 units[group_key(name, group)] = counts.get(group, len(kept.kept))
         return self.cost.of_counts(branches, units)
+
+    def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
+        """What each branch and unit of ``states`` adds to what is charged, over the dense cost.
+
+        Exact for a single change, because every cost is multilinear. A closed branch is charged
+        for coming back with its state's units.
+
+        Args:
+            weights: measure with a budget -> its share in the price.
+        """
+        zero = torch.zeros(1, dtype=torch.float64, device=self.cost.widths.device)
+        branches: dict[str, Tensor] = {}
+        units: dict[str, Tensor] = {}
+        keys: list[tuple[str, str]] = []
+        for name, left in self.gated.structure.branches.items():
+            if not left.kept:
+                continue
+            state = states.get(name)
+            branches[name] = (zero + float(state is None or state.kept)).requires_grad_()
+            for group, kept in left.units.items():
+                counts = state.counts if state is not None else {}
+                count = counts.get(group, len(kept.kept))
+                units[group_key(name, group)] = (zero + float(count)).requires_grad_()
+                keys.append((name, group))
+        with torch.enable_grad():
+            costs = dict(zip(self.cost.names, self.cost(branches, units)))
+            live = sum((branches[n] for n in self.gated.found if n in branches), zero).sum()
+            parts = [w * self._charged(m, costs, live) for m, w in weights.items()]
+            price = torch.stack(parts).sum() / len(self.gated.found)
+        leaves = [*branches.values(), *units.values()]
+        grads = torch.autograd.grad(price, leaves, allow_unused=True)
+        values = [0.0 if g is None else float(g) for g in grads]
+        return Charges(
+            dict(zip(branches, values[: len(branches)])), dict(zip(keys, values[len(branches) :]))
+        )
 
     def lowest_costs(self, channel_step: int) -> dict[str, float]:
         """Costs with everything closed that may be."""
@@ -165,63 +198,75 @@ class Price:
         live = [branches[n].double().sum() for n in self.gated.found if n in branches]
         return torch.stack([torch.zeros_like(self.cost.offsets[0]), *live]).sum()
 
-    def _charged(self, name: str, costs: Mapping[str, Tensor]) -> Tensor:
+    def _charged(self, name: str, costs: Mapping[str, Tensor], branches: Tensor) -> Tensor:
         """What one level is the price of: the objective, or the measure of a budget."""
         if name == OBJECTIVE or self.settings.cost is not None:
-            return self.objective(costs, self.branch_sum())
+            return self.objective(costs, branches)
         return len(self.gated.found) * costs[name] / self.dense[name]
 
     def penalty(self, step: int) -> Tensor:
-        """The regularizer at a step, exact in theta, a float64 scalar."""
-        costs = self.costs()
-        value = torch.zeros_like(self.cost.offsets[0])
-        for name, level in self.levels.items():
-            value = value + level.level(step) * self._charged(name, costs)
-        gates = self.gated.all_gates()
-        if self.settings.polarize and gates:
-            hang = torch.stack([(g.charge * g.theta * (1 - g.theta)).sum() for g in gates])
-            most = max(level.polarizing(step) for level in self.levels.values())
-            value = value + self.settings.polarize * most * hang.sum()
+        """The regularizer at a step, exact in theta, a float64 scalar.
+
+        Under a budget theta does not follow its gradient, and it has none.
+        """
+        with torch.set_grad_enabled(not self.budgets):
+            costs, branches = self.costs(), self.branch_sum()
+            value = torch.zeros_like(self.cost.offsets[0])
+            for name, level in self.levels.items():
+                value = value + level.level(step) * self._charged(name, costs, branches)
+            gates = self.gated.all_gates()
+            if self.settings.polarize and not self.budgets and gates:
+                hang = torch.stack([(g.charge * g.theta * (1 - g.theta)).sum() for g in gates])
+                level = self.levels[OBJECTIVE]
+                value = value + self.settings.polarize * level.level(step) * hang.sum()
         return value
+
+    def gradients(self, step: int) -> list[Tensor]:
+        """What the regularizer charges every gate at the present theta, log gamma included."""
+        gates = self.gated.all_gates()
+        if not gates:
+            return []
+        with torch.enable_grad():
+            costs, branches = self.costs(), self.branch_sum()
+            parts = [
+                level.level(step) * self._charged(name, costs, branches)
+                for name, level in self.levels.items()
+            ]
+            price = torch.stack(parts).sum()
+        return list(torch.autograd.grad(price, [g.theta for g in gates]))
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Measure -> the share of the dense cost that its budget takes away."""
+        return {m: max(1.0 - level.budget, 1e-6) for m, level in self.falling.items()}
+
+    def goals(self, step: int) -> dict[str, float]:
+        """Measure -> the cost that its target asks for at a step."""
+        return {m: level.target(step) * self.dense[m] for m, level in self.falling.items()}
+
+    def set_levels(self, decision: Decision) -> None:
+        """log gamma of every budget: what the last had to be worth that closed."""
+        for measure, level in self.falling.items():
+            weight = decision.weights.get(measure, 0.0)
+            level.log_gamma = weight * decision.worth / len(self.gated.found)
 
     def log_gamma(self, step: int) -> float:
         """The pruning level, of the binding budget where there are several."""
         return self.levels[self.binding() or OBJECTIVE].level(step)
 
-    def update(self, step: int) -> None:
-        """Let the controllers look at the costs; after theta's step."""
-        if not self.budgets:
-            return
-        shares = self.shares()
-        for measure, level in self.levels.items():
-            level.update(step, shares[measure])
-        if step % RECHARGE == 0:
-            self._recharge(step)
-
-    @torch.no_grad()
     def _charge_open(self) -> None:
-        """Set every gate's charge to what it adds to the price with everything open."""
+        """Set every gate's charge to what it adds to the objective with everything open."""
         gates = self.gated.all_gates()
-        before = [gate.theta.detach().clone() for gate in gates]
-        for gate in gates:
-            gate.theta.fill_(1.0)
-        self._recharge(0)
-        for gate, theta in zip(gates, before):
-            gate.theta.copy_(theta)
-
-    @torch.enable_grad()
-    def _recharge(self, step: int) -> None:
-        """Set every gate's charge to what it adds to the price at the present theta."""
-        gates = self.gated.all_gates()
-        if not gates:
-            return
-        costs = self.costs()
-        weights = {n: level.polarizing(step) for n, level in self.levels.items()}
-        most = max(weights.values())
-        shares = {n: w / most if most > 0 else 1.0 / len(weights) for n, w in weights.items()}
-        price = torch.stack([shares[n] * self._charged(n, costs) for n in self.levels]).sum()
-        for gate, charge in zip(gates, torch.autograd.grad(price, [g.theta for g in gates])):
-            gate.charge.detach().copy_(charge)
+        thetas = [gate.theta for gate in gates]
+        before = [theta.detach().clone() for theta in thetas]
+        for theta in thetas:
+            theta.data.fill_(1.0)
+        if gates and OBJECTIVE in self.levels:
+            objective = self.objective(self.costs(), self.branch_sum())
+            for gate, charge in zip(gates, torch.autograd.grad(objective, thetas)):
+                gate.charge.copy_(charge)
+        for theta, value in zip(thetas, before):
+            theta.data.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: level.state_dict() for name, level in self.levels.items()}

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -19,6 +19,9 @@ from cpt_nas.config import Recipe
 from cpt_nas.cost import Cost
 from cpt_nas.structure import Structure
 from hwprofiles import Profile
+
+if TYPE_CHECKING:
+    from cpt_nas.search import Search
 
 PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
 
@@ -62,9 +65,12 @@ def write_history(output: Path, history: list[dict[str, Any]]) -> None:
     write_text(output / "summary.csv", summary.rename(columns=names).to_csv(index=False))
 
 
-def write_trace(output: Path, trace: list[dict[str, float]], removed: list[dict[str, Any]]) -> None:
-    """search.csv and removed.csv: how the search went, and what it removed when."""
-    for name, rows in (("search.csv", trace), ("removed.csv", removed)):
+def write_trace(output: Path, search: Search) -> None:
+    """search.csv, removed.csv, looks.csv: how it went, what went when, and what it was worth."""
+    tables: dict[str, list[dict[str, Any]]] = {
+        **{"search.csv": search.trace, "removed.csv": search.removed, "looks.csv": search.looks}
+    }
+    for name, rows in tables.items():
         if rows:
             write_text(output / name, pd.DataFrame(rows).to_csv(index=False))
 

@@ -9,8 +9,10 @@
     model = search.finish(optimizer)
 
 Algorithm 1 of arXiv 2411.09127: weights by the user's optimizer, theta by Adam at a constant rate
-with projection to [0, 1], removal of what falls to the threshold. The gates live beside the
-model, not in it: ``model.parameters()`` are the weights only, before and after ``attach``.
+with projection to [0, 1], removal of what falls to the threshold. Under a budget theta moves by
+the sign of the same gradient, taken over many steps, at the price that meets the budget. The gates
+live beside the model, not in it: ``model.parameters()`` are the weights only, before and after
+``attach``.
 """
 
 from __future__ import annotations
@@ -25,21 +27,24 @@ from torch import Tensor, nn
 
 import hwprofiles
 from cpt_nas import decide
+from cpt_nas.budget import LOOKS
 from cpt_nas.config import SearchConfig, SearchSettings
 from cpt_nas.cost import build_cost, group_key
 from cpt_nas.gated import GatedModel, HasModule, Kept
 from cpt_nas.price import OBJECTIVE, Price, cost_name
 from cpt_nas.structure import Structure, load_structure
-from cpt_nas.trace import removed_rows, trace_row
+from cpt_nas.trace import look_rows, removed_rows, trace_row
 from hwprofiles import Profile
 
-LOOKS = 10  # at what would be decided, while the gates settle
-DRIFT = 3.0  # of theta's range over the whole of it, at full speed; the first half is slower
-BEFORE_BUDGETS: dict[str, Any] = {
+PROBE = 0.9  # theta of an open gate while the target falls: often enough off to know its worth
+DRIFT = 3.0  # of theta's range, while the gates settle
+MEMORY = 0.5  # of the ramp: the steps that the gates' benefits are averaged over
+LEAST_MEMORY = 20  # steps
+BEFORE: dict[str, Any] = {
     **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
-    **{"trace": [], "removed": []},
+    **{"trace": [], "removed": [], "looks": []},
 }
-"""What the state of a search does not hold that was saved before there were budgets."""
+"""What the state of a search may lack, saved by an earlier version."""
 
 
 def attach(
@@ -99,6 +104,7 @@ class Search:
         undecided_at_freeze: share of the gates undecided then; NaN before.
         trace: a row every ``cut_interval`` steps; see :func:`cpt_nas.trace.trace_row`.
         removed: a row for all that has gone; see :func:`cpt_nas.trace.removed_rows`.
+        looks: rows of what everything was worth under a budget; :func:`cpt_nas.trace.look_rows`.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Search:
         self.undecided_at_freeze = float("nan")
         self.trace: list[dict[str, float]] = []
         self.removed: list[dict[str, Any]] = []
+        self.looks: list[dict[str, Any]] = []
         if settings.channel_step is not None:
             self.channel_step = settings.channel_step
         else:
@@ -127,17 +134,8 @@ class Search:
         cost = build_cost(model, example_input, profile if timed else None)
         cost.to(next(model.parameters()).device)
         self.price = Price(self.gated, cost, settings, profile, self.channel_step)
-        self.theta_optimizer = self._build_optimizer()
-
-    def _build_optimizer(self) -> torch.optim.Adam:
-        """Adam for theta: the branches' gates in one group, the units' in another."""
-        branches = [g.theta for name in self.gated.found if (g := self.gated.gate(name))]
-        held = {id(theta) for theta in branches}
-        units = [g.theta for g in self.gated.all_gates() if id(g.theta) not in held]
-        rate = self.settings.rate()
-        unit_rate = rate * self.settings.unit_rate if branches else rate
-        groups = [{"params": branches, "lr": rate}, {"params": units, "lr": unit_rate}]
-        return torch.optim.Adam(groups, lr=rate)
+        thetas = [gate.theta for gate in self.gated.all_gates()]
+        self.theta_optimizer = torch.optim.Adam(thetas, lr=settings.rate())
 
     @property
     def model(self) -> nn.Module:
@@ -198,15 +196,15 @@ class Search:
         """
         if self.frozen:
             return False
-        self._reduce_gradients()
-        if not self.price.budgets or self.steps >= self.settings.warmup_steps:
-            self.theta_optimizer.step()  # under a price of 0 there is nothing to search for
+        self._estimate()
+        if self.price.budgets:
+            self._follow_target()
+        else:
+            self.theta_optimizer.step()
         self.theta_optimizer.zero_grad(set_to_none=True)
-        self._settle()
         for gate in self.gated.all_gates():
-            gate.project()
+            gate.project(self._most())
         self.steps += 1
-        self.price.update(self.steps)
         due = self.steps % self.settings.cut_interval == 0
         last = self.settings.freeze_step is not None and self.steps >= self.settings.freeze_step
         if due or last:
@@ -216,54 +214,95 @@ class Search:
             return True
         return due and self.cut(optimizer, ema)
 
-    def _reduce_gradients(self) -> None:
-        """The mean of theta's gradient over DDP's processes; the gates are not in the model."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        grads = [g.theta.grad for g in self.gated.all_gates() if g.theta.grad is not None]
-        if grads:
-            flat = torch.cat(grads) / torch.distributed.get_world_size()
+    def _estimate(self) -> None:
+        """Add the loss's part to theta's gradient, and remember what the samples said.
+
+        Under DDP it is the mean over the processes, which draw the same masks; the gates are not
+        in the model that it wraps.
+        """
+        gates = self.gated.all_gates()
+        if torch.distributed.is_available() and torch.distributed.is_initialized() and gates:
+            flat = torch.cat([gate.slopes() for gate in gates], dim=1)
+            flat /= torch.distributed.get_world_size()
             torch.distributed.all_reduce(flat)
-            for grad, part in zip(grads, flat.split([len(g) for g in grads])):
-                grad.copy_(part)
+            for gate, part in zip(gates, flat.split([len(g) for g in gates], dim=1)):
+                gate.slopes().copy_(part)
+        keep = 1.0 - 1.0 / max(LEAST_MEMORY, MEMORY * self.settings.ramp_steps)
+        for gate in gates:
+            gradient = gate.estimate(keep)
+            if gate.theta.grad is None:
+                gate.theta.grad = gradient
+            else:
+                gate.theta.grad += gradient
 
-    def _settle(self) -> None:
-        """From the ramp's end to the freeze, let every gate drift to the side it is on.
+    # ---- under a budget -------------------------------------------------------------------------
 
-        The side is what would be decided now, so that the budgets hold; it is looked at anew ten
-        times. The drift grows in the first half of the time; with ``settle`` at 1 it moves theta
-        twice over its range, whatever theta's rate. It is what the polarising term does when its
-        weight goes to infinity: that term alone would have to outgrow the noise of every gate's
-        gradient, which nobody knows.
+    def _most(self) -> float:
+        """The highest theta now: below 1 while the worth of what is open must be known."""
+        s = self.settings
+        probing = s.warmup_steps <= self.steps < s.warmup_steps + s.ramp_steps
+        return PROBE if self.price.budgets and probing else 1.0
+
+    def _follow_target(self) -> None:
+        """Move every theta to the side that the target asks for; look anew when due.
+
+        While the target falls, everything is decided anew at each look. When it has arrived, what
+        has closed stays closed but for the budgets' sake, and every gate settles.
         """
         s = self.settings
-        begin = s.warmup_steps + s.ramp_steps
-        if not (self.price.budgets and s.settle) or s.freeze_step is None or self.steps < begin:
+        ramp = next(iter(self.price.falling.values()))
+        if self.steps < ramp.begin:
             return
-        length = s.freeze_step - begin
-        if (self.steps - begin) % max(1, length // LOOKS) == 0:
-            self._take_sides()
-        share = (self.steps - begin) / length
+        settling = self.steps >= ramp.end
+        begin, interval, rate = ramp.begin, ramp.interval, s.rate()
+        if settling:
+            begin, length = ramp.end, (s.freeze_step or ramp.end + ramp.ramp) - ramp.end
+            interval, rate = max(1, length // LOOKS), DRIFT / max(1, length)
+        if (self.steps - begin) % interval == 0:
+            self._look(None if settling else self.steps + interval)
         for gate in self.gated.all_gates():
-            gate.drift(s.settle * DRIFT / length * min(1.0, 2.0 * share))
+            gate.drift(rate)
 
     @torch.no_grad()
-    def _take_sides(self) -> None:
+    def _look(self, ahead: int | None) -> None:
+        """Decide what the target asks for at step ``ahead``, or what theta and the budgets say."""
         candidates = self._candidates()
-        for name, positions in _kept(candidates, self._decide(candidates).states).items():
+        decision = self._decide(candidates, ahead)
+        if decision.worth:
+            self.price.set_levels(decision)
+        self.looks += look_rows(self, candidates, decision)
+        for name, positions in _kept(candidates, decision.states).items():
             gate = self.gated.gate(name)
             if gate is not None:
                 gate.side.fill_(-1.0 if positions is None else 1.0)
             for group in candidates[name].groups:
                 units = self.gated.gate(group_key(name, group))
                 assert units is not None
-                units.side.copy_(torch.where(units.theta > 0.5, 1.0, -1.0))
+                # What closes with its branch goes with it, whole.
+                units.side.fill_(1.0 if positions is None else -1.0)
                 if positions is not None:
-                    units.side.fill_(-1.0)
                     units.side[positions[group].to(units.side.device)] = 1.0
 
-    def _decide(self, candidates: Mapping[str, decide.Candidate]) -> decide.Decision:
-        return decide.decide(candidates, self.channel_step, self.price.costs_of, self.price.budgets)
+    def _decide(
+        self, candidates: Mapping[str, decide.Candidate], ahead: int | None
+    ) -> decide.Decision:
+        goals, within = dict(self.price.budgets), 0.02
+        if ahead is None:
+            states = decide.by_theta(candidates, self.channel_step, 0.5)
+        else:
+            states = decide.whole(candidates)
+            goals = self.price.goals(ahead)
+        return decide.decide(
+            candidates,
+            states,
+            self.channel_step,
+            self.price,
+            goals,
+            self.price.scales,
+            within if goals == self.price.budgets else None,
+        )
+
+    # ---- cutting --------------------------------------------------------------------------------
 
     def cut(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> bool:
         """Remove what has fallen to the threshold. Returns whether anything went."""
@@ -271,7 +310,7 @@ class Search:
         states = decide.by_theta(candidates, self.channel_step, self.settings.threshold)
         if self.price.budgets:
             states = self._spared(candidates, states)
-        self.removed += removed_rows(self.steps, candidates, states, forced=False)
+        self.removed += removed_rows(self, candidates, states, forced=False)
         return self.gated.cut(_kept(candidates, states), self.theta_optimizer, optimizer, ema)
 
     def freeze(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> None:
@@ -280,9 +319,11 @@ class Search:
             return
         self.undecided_at_freeze = self.undecided()
         candidates = self._candidates()
-        decision = self._decide(candidates)
-        self.forced = decision.forced
-        self.removed += removed_rows(self.steps, candidates, decision.states, forced=True)
+        decision = self._decide(candidates, None)
+        self.forced = decide.differing(
+            decision.states, decide.by_theta(candidates, self.channel_step, 0.5)
+        )
+        self.removed += removed_rows(self, candidates, decision.states, forced=True)
         self.gated.cut(_kept(candidates, decision.states), self.theta_optimizer, optimizer, ema)
         self.gated.unmount(ema)
         self.frozen = True
@@ -305,31 +346,17 @@ class Search:
             if not self.gated.structure.branches[name].kept:
                 continue
             gate = self.gated.gate(name)
-            groups = {
-                g.name: decide.Group(
-                    self.gated.open_theta(name, g.name).cpu(),
-                    self._use(group_key(name, g.name)).cpu(),
-                    g.width,
-                )
-                for g in found.branch.groups
-            }
-            theta = 1.0 if gate is None else float(gate.theta.detach())
-            use = 0.0 if gate is None else float(self._use(name))
-            candidates[name] = decide.Candidate(theta, use, gate is not None, groups)
+            groups = {}
+            for g in found.branch.groups:
+                units = self.gated.gate(group_key(name, g.name))
+                assert units is not None, "a branch that is left has all its groups' gates"
+                theta = units.theta.detach().cpu()
+                benefits = decide.shrunk(*units.benefit()).cpu()
+                groups[g.name] = decide.Group(theta, benefits, g.width)
+            theta_of = 1.0 if gate is None else float(gate.theta.detach())
+            benefit = 0.0 if gate is None else float(gate.benefit()[0])
+            candidates[name] = decide.Candidate(theta_of, benefit, gate is not None, groups)
         return candidates
-
-    def _use(self, key: str) -> Tensor:
-        """How much the loss has lately asked for each gate, over what it is charged: [K].
-
-        Adam's running mean of theta's gradient, which holds the price as well.
-        """
-        gate = self.gated.gate(key)
-        assert gate is not None
-        state = self.theta_optimizer.state.get(gate.theta, {}) if self.steps else {}
-        if "exp_avg" not in state:
-            return torch.zeros_like(gate.theta.detach())
-        use: Tensor = -state["exp_avg"] / gate.charge.clamp(min=1e-12)
-        return use
 
     def _spared(
         self, candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]
@@ -339,10 +366,7 @@ class Search:
         What has closed may have to reopen then. Branches that are about to close do not count:
         a branch comes back whole or not at all, which seldom fills a budget.
         """
-        spared = {
-            name: decide.State(True, {g: len(x.theta) for g, x in c.groups.items()})
-            for name, c in candidates.items()
-        }
+        spared = decide.whole(candidates)
         closing = {
             name: decide.State(False, {})
             for name, c in candidates.items()
@@ -374,6 +398,7 @@ class Search:
             "undecided_at_freeze": self.undecided_at_freeze,
             "trace": self.trace,
             "removed": self.removed,
+            "looks": self.looks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -384,7 +409,7 @@ class Search:
         Raises:
             ValueError: the state is of another model, or was made under other budgets.
         """
-        state = BEFORE_BUDGETS | state
+        state = BEFORE | state
         wanted = load_structure(state["structure"])
         if wanted.branches.keys() != self.gated.structure.branches.keys():
             raise ValueError("checkpoint: its structure is of another model")
@@ -400,19 +425,26 @@ class Search:
         self.forced = int(state["forced"])
         self.undecided_at_freeze = float(state["undecided_at_freeze"])
         self.trace, self.removed = list(state["trace"]), list(state["removed"])
+        self.looks = list(state["looks"])
         if state["frozen"]:
             self.gated.discard()
             self.frozen = True
             return
-        sides = {f"{slot}.side": gate.side for slot, gate in self.gates.items()}
-        self.gates.load_state_dict(sides | state["gates"])
+        own = self.gates.state_dict()
+        absent = {key: own[key] for key in own if key.endswith((".side", ".memory"))}
+        self.gates.load_state_dict(absent | state["gates"])
         for gate, mask in zip(self.gated.all_gates(), state["masks"].values(), strict=True):
             gate.mask = mask.to(gate.theta)
         saved = state["theta_optimizer"]
-        if len(saved["param_groups"]) == 1:  # made before the units had a rate of their own
-            thetas = [gate.theta for gate in self.gated.all_gates()]
-            self.theta_optimizer = torch.optim.Adam(thetas, lr=self.settings.rate())
+        if len(saved["param_groups"]) == 2:  # branches and units apart, in an earlier version
+            self.theta_optimizer = self._two_groups()
         self.theta_optimizer.load_state_dict(saved)
+
+    def _two_groups(self) -> torch.optim.Adam:
+        branches = [g.theta for name in self.gated.found if (g := self.gated.gate(name))]
+        held = {id(theta) for theta in branches}
+        units = [g.theta for g in self.gated.all_gates() if id(g.theta) not in held]
+        return torch.optim.Adam([{"params": branches}, {"params": units}], lr=self.settings.rate())
 
 
 def _kept(candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]) -> Kept:

@@ -1,4 +1,4 @@
-"""What a search writes down while it lasts: search.csv and removed.csv of a run folder."""
+"""What a search writes down while it lasts: search.csv, removed.csv and looks.csv."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cpt_nas.decide import Candidate, State
+from cpt_nas.decide import Candidate, Decision, State, whole
 
 if TYPE_CHECKING:
     from cpt_nas.search import Search
@@ -32,7 +32,10 @@ def trace_row(search: Search) -> dict[str, float]:
 
 
 def removed_rows(
-    step: int, candidates: Mapping[str, Candidate], states: Mapping[str, State], forced: bool
+    search: Search,
+    candidates: Mapping[str, Candidate],
+    states: Mapping[str, State],
+    forced: bool,
 ) -> list[dict[str, Any]]:
     """A row for every branch and every group's units that go now.
 
@@ -43,18 +46,54 @@ def removed_rows(
     knows; this is the part that can be computed.
     """
     rows: list[dict[str, Any]] = []
+    gates = dict(search.gated.gates)
+    gradients = search.price.gradients(search.steps)
+    price = {key: g.cpu() for key, g in zip(gates, gradients)}
     for name, state in states.items():
         candidate = candidates[name]
-        same = {"step": step, "branch": name, "at_freeze": forced}
+        same = {"step": search.steps, "branch": name, "at_freeze": forced}
+        slot = name.replace(".", "/")
         if not state.kept:
             row = {"group": "", "gates": 1, "theta": candidate.theta}
-            rows.append(same | row | {"driven_down": float(candidate.use < 0)})
+            driven = float(candidate.benefit < float(price[slot]))
+            rows.append(same | row | {"driven_down": driven})
             continue
         for key, count in state.counts.items():
             group = candidate.groups[key]
             gone = group.order[count:]
             if len(gone):
                 row = {"group": key, "gates": len(gone), "theta": float(group.theta[gone].max())}
-                share = float((group.use[gone] < 0).float().mean())
-                rows.append(same | row | {"driven_down": share})
+                cheap = group.benefit[gone] < price[f"{slot}/{key}"][gone]
+                rows.append(same | row | {"driven_down": float(cheap.float().mean())})
+    return rows
+
+
+def look_rows(
+    search: Search, candidates: Mapping[str, Candidate], decision: Decision
+) -> list[dict[str, Any]]:
+    """A row for every branch and every group: what it is worth, and what was decided.
+
+    ``benefit`` is how much lower the loss is for the branch, or for one unit of the group in the
+    mean; ``charge`` is what it adds to the costs of what is still there, over the dense network's;
+    ``worth`` is the one over the other, ``price`` the worth of the last that had to close.
+    """
+    rows: list[dict[str, Any]] = []
+    budgets = search.price.budgets
+    weights = decision.weights or {m: 1.0 / len(budgets) for m in budgets}
+    charges = search.price.charges_of(whole(candidates), weights)
+    for name, candidate in candidates.items():
+        state = decision.states[name]
+        same = {"step": search.steps, "branch": name, "price": decision.worth}
+
+        def row(group: str, theta: float, benefit: float, charge: float, kept: int) -> None:
+            worth = benefit / max(charge, 1e-12)
+            cells = {"group": group, "theta": theta, "benefit": benefit, "charge": charge}
+            rows.append(same | cells | {"worth": worth, "kept": kept})  # noqa: B023
+
+        if candidate.removable:
+            row("", candidate.theta, candidate.benefit, charges.branches[name], int(state.kept))
+        for key, group in candidate.groups.items():
+            kept = state.counts[key] if state.kept else 0
+            theta, benefit = float(group.theta.mean()), float(group.benefit.mean())
+            row(key, theta, benefit, charges.units[name, key], kept)
     return rows

@@ -331,7 +331,7 @@ def _save(state: State, output: Path, recipe: Recipe, data: Batches) -> None:
         saved["state_dict_ema"] = dict(cut.plain_state_dict(state.ema.module))
     runfolder.write_history(output, state.history)
     if state.search is not None:
-        runfolder.write_trace(output, state.search.trace, state.search.removed)
+        runfolder.write_trace(output, state.search)
     state.live_structure().save(output / "structure.json")
     checkpoint.save(saved, output / "last.pth.tar")
     if recipe.train.checkpoint_hist:
@@ -388,7 +388,7 @@ def _finish(
     )
     runfolder.write_layers(output, state.cost, state.structure, structure)
     if state.search is not None:
-        runfolder.write_trace(output, state.search.trace, state.search.removed)
+        runfolder.write_trace(output, state.search)
     live, dense = state.cost.of_structure(structure), state.cost.of_structure(state.structure)
     search = state.search
     result = {

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cpt_nas.budget import (
-    LEVELS,
+    LISTEN,
     UNITS,
     Amount,
     BudgetError,
-    Controller,
+    Falling,
     Ramp,
     format_amount,
     parse_amount,
@@ -102,54 +102,28 @@ def test_budgets_that_ask_for_nothing_are_refused() -> None:
 def test_without_a_budget_the_level_ramps_from_zero() -> None:
     ramp = Ramp(0.4, warmup=10, ramp=20)
     assert [ramp.level(s) for s in (0, 10, 20, 30, 99)] == [0, 0, 0.2, 0.4, 0.4]
-    assert math.isnan(ramp.target(50)) and ramp.polarizing(20) == 0.2
+    assert math.isnan(ramp.target(50))
 
 
-WARMUP, RAMP, FREEZE, RATE = 20, 130, 200, 0.05
+def test_a_budgets_target_falls_once_the_gates_have_been_listened_to() -> None:
+    falling = Falling(0.5, warmup=100, ramp=200)
+    assert (falling.begin, falling.end) == (100 + LISTEN * 200, 300)
+    targets = [falling.target(s) for s in (0, 100, falling.begin, 240, 300, 999)]
+    assert targets == pytest.approx([1, 1, 1, 0.75, 0.5, 0.5])
 
 
-def follow(uses: np.ndarray, budget: float) -> tuple[Controller, list[float]]:
-    """A search over gates of equal cost: theta moves by RATE towards what the price asks for."""
-    controller = Controller(budget, WARMUP, RAMP, 1 / RATE)
-    theta, costs = np.ones_like(uses), []
-    for step in range(1, FREEZE):
-        price = controller.level(step)
-        hang = controller.polarizing(step) * (1 - 2 * theta)
-        theta = np.clip(theta - RATE * np.sign(price + hang - uses), 0, 1)
-        costs.append(theta.mean())
-        controller.update(step, theta.mean())
-    return controller, costs
+@given(budget=st.floats(0.01, 1), warmup=st.integers(0, 50), ramp=st.integers(1, 50))
+def test_a_target_never_rises_and_ends_at_the_budget(budget: float, warmup: int, ramp: int) -> None:
+    falling = Falling(budget, warmup, ramp)
+    targets = [falling.target(step) for step in range(warmup + ramp + 1)]
+    assert targets[0] == 1.0 and targets[-1] == pytest.approx(budget)
+    assert all(a >= b for a, b in itertools.pairwise(targets))
 
 
-@given(
-    budget=st.floats(0.2, 0.8),
-    seed=st.integers(0, 99),
-    scale=st.sampled_from([0.003, 0.1, 3.0]),
-)
-def test_the_cost_follows_its_target_and_the_level_does_not_wind_up(
-    budget: float, seed: int, scale: float
-) -> None:
-    uses = scale * np.exp(np.random.default_rng(seed).normal(0, 1, 300))
-    controller, costs = follow(uses, budget)
-    assert costs[WARMUP - 2] == 1.0
-    assert costs[-1] == pytest.approx(budget, abs=0.08)
-    wanted = np.sort(uses)[int((1 - budget) * len(uses))]  # the price that closes so many
-    assert controller.log_gamma < 10 * wanted
-
-
-def test_a_goal_that_stays_out_of_reach_stops_at_the_bound() -> None:
-    controller = Controller(0.1, WARMUP, RAMP, 1 / RATE)
-    for step in range(5000):
-        controller.update(step, 0.9)  # nothing ever closes
-    assert controller.log_gamma == LEVELS[1]
-    assert controller.target(5000) == pytest.approx(0.1)
-
-
-def test_a_controllers_state_is_restored() -> None:
-    one, _ = follow(np.linspace(0.01, 1, 50), 0.5)
-    other = Controller(0.5, WARMUP, RAMP, 1 / RATE)
-    other.load_state_dict(one.state_dict())
-    assert other.state_dict() == one.state_dict()
-    one.update(120, 0.6)
-    other.update(120, 0.6)
-    assert other.level(121) == one.level(121)
+def test_a_level_is_restored_also_from_an_earlier_version() -> None:
+    falling = Falling(0.5, 10, 10)
+    falling.load_state_dict({"log_gamma": 0.3, "cost": 0.7, "slope": -0.01})
+    assert falling.level(15) == 0.3
+    other = Falling(0.5, 10, 10)
+    other.load_state_dict(falling.state_dict())
+    assert other == falling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+import yaml
 from networks import build
 from profiles import synthetic_profile
 from test_train import QUIET, Stop, interrupted_after, recipe, same
@@ -17,7 +19,7 @@ from torch.nn.utils import parametrize
 import cpt_nas
 from cpt_nas import checkpoint
 from cpt_nas.budget import BudgetError
-from cpt_nas.config import ConfigError, Recipe
+from cpt_nas.config import ConfigError, Recipe, load_recipe
 from cpt_nas.train import train
 
 X = torch.zeros(1, 3, 32, 32).double()
@@ -60,7 +62,81 @@ def test_budgets_hold_and_are_reported(tmp_path: Path, budgets: dict[str, Any]) 
     bins = trace[[c for c in trace if c.startswith("theta_")]]
     assert (bins.sum(axis=1).diff().dropna() <= 0).all()  # gates only ever go
     removed = pd.read_csv(tmp_path / "run" / "removed.csv")
-    assert removed["driven_down"].between(0, 1).all() and removed["at_freeze"].any()
+    assert removed["driven_down"].between(0, 1).all()
+    looks = pd.read_csv(tmp_path / "run" / "looks.csv")
+    assert (looks["worth"] - looks["benefit"] / looks["charge"]).abs().max() < 1e-9
+    assert looks["step"].is_monotonic_increasing and looks["price"].max() > 0
+
+
+def test_the_cost_follows_its_target_and_every_gate_settles(tmp_path: Path) -> None:
+    chosen = budgeted(macs_budget=0.5, freeze=0.8)
+    result = train(chosen, tmp_path / "run", console=QUIET)
+    trace = pd.read_csv(tmp_path / "run" / "search.csv")
+    assert trace["cost:macs"].iloc[-1] <= 0.5 and result["undecided_at_freeze"] == 0
+    assert result["forced"] == 0
+    # Nothing jumps: no step of the trace loses more than a branch and some units.
+    assert trace["cost:macs"].diff().min() > -0.3
+    assert (trace["cost:macs"] - trace["target:macs"]).iloc[trace.index[-1] // 2 :].max() < 0.1
+
+
+def test_what_the_loss_asks_for_stays() -> None:
+    """A made-up loss in which one branch and every other unit matter; all else is noise."""
+    model = build("basic")
+    search = cpt_nas.attach(
+        model, X, macs_budget=0.5, warmup_steps=0, ramp_steps=100, freeze_step=140
+    )
+    wanted = {slot: torch.zeros(len(g)) for slot, g in search.gates.items()}
+    for slot, w in wanted.items():
+        if len(w) > 1:
+            w[::2] = 0.1
+        else:  # a branch is as good as its units
+            w[:] = 5.0 if slot == "layer3/0" else 0.4
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    sampler = next(iter(model._forward_pre_hooks.values()))
+    model.train()
+    torch.manual_seed(0)
+    while not search.frozen:
+        sampler(model, ())
+        loss = torch.zeros(())
+        for slot, gate in search.gates.items():
+            asked = wanted[slot][gate.index] + 0.1 * torch.randn(len(gate))
+            loss = loss - (asked * gate.value(training=True).float()).sum()
+        loss.backward()
+        search.step(optimizer)
+    structure = search.structure()
+    assert structure.branches["layer3.0"].kept
+    kept = [
+        u for b in structure.branches.values() if b.kept for g in b.units.values() for u in g.kept
+    ]
+    assert sum(u % 2 == 0 for u in kept) > 0.7 * len(kept)
+    assert search.live_costs()["macs"] <= search.price.budgets["macs"]
+
+
+def test_a_saved_recipe_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    values = budgeted(macs_budget=0.5).model_dump()
+    values["search"] |= {"unit_rate": 0.25, "settle": 1.0}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+    with pytest.raises(ConfigError, match=r"search.unit_rate: unknown key"):
+        load_recipe(path)
+    assert load_recipe(path, saved=True) == budgeted(macs_budget=0.5)
+
+
+def test_a_search_of_an_earlier_version_goes_on() -> None:
+    """Its gates had no memory, and its optimizer two groups or one."""
+    for groups in (1, 2):
+        old = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5)
+        if groups == 2:
+            old.theta_optimizer = old._two_groups()
+        state = old.state_dict()
+        del state["looks"]
+        gates = {k: v for k, v in state["gates"].items() if not k.endswith((".memory", ".side"))}
+        levels = {"macs": {"log_gamma": 0.2, "cost": 0.9, "slope": -0.01}}
+        new = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5)
+        new.load_state_dict(state | {"gates": gates, "levels": levels})
+        assert new.log_gamma == 0.2
+        new.finish()
+        assert new.live_costs()["macs"] <= new.price.budgets["macs"]
 
 
 def test_a_latency_budget_is_in_the_profiles_seconds() -> None:
@@ -82,13 +158,9 @@ def test_the_coarse_price_may_have_a_budget_in_seconds() -> None:
     search = cpt_nas.attach(model, X, profile, **settings)
     assert search.price.cost_name == "complexity" and set(search.price.levels) == {"latency"}
     costs, branches = search.costs(), search.price.branch_sum()
-    level = search.price.levels["latency"]
-    for step in range(10):
-        level.update(step, 0.99)  # nothing closes, so the level rises
-    search.steps = 10
-    expected = (level.level(10) * search.price.objective(costs, branches)).detach()
-    assert float(search.penalty().detach()) == pytest.approx(float(expected), rel=1e-6)
-    assert float(expected) > 0
+    search.price.falling["latency"].log_gamma = 0.1
+    expected = 0.1 * float(search.price.objective(costs, branches).detach())
+    assert float(search.penalty()) == pytest.approx(expected, rel=1e-6)
     search.finish()
     assert search.live_costs()["latency"] <= search.price.budgets["latency"]
 
@@ -108,16 +180,6 @@ def test_what_may_have_to_reopen_is_not_cut() -> None:
     assert search.price.cost.of_structure(structure)["macs"] >= search.price.budgets["macs"]
     search.finish()
     assert 0.98 < search.live_costs()["macs"] / search.price.budgets["macs"] <= 1
-
-
-def test_gates_settle_before_the_freeze(tmp_path) -> None:
-    """Without the drift most gates hang half-open when everything is decided."""
-    hanging = {}
-    for settle in (0.0, 1.0):
-        chosen = budgeted(macs_budget=0.5, settle=settle, freeze=0.8)
-        result = train(chosen, tmp_path / str(settle), console=QUIET)
-        hanging[settle] = result["undecided_at_freeze"]
-    assert hanging[1.0] <= 0.05 and hanging[0.0] > 3 * hanging[1.0] + 0.1
 
 
 def test_freezing_at_once_meets_every_budget_by_force(case: str) -> None:
@@ -261,31 +323,3 @@ def test_a_cut_network_is_not_searched_again() -> None:
     values["model"]["structure"] = "structure.json"
     with pytest.raises(ConfigError, match=r"model.structure: a cut network is not searched again"):
         Recipe.from_mapping(values)
-
-
-def test_units_may_move_more_slowly_than_branches() -> None:
-    def rates(**settings: Any) -> list[float]:
-        search = cpt_nas.attach(build("basic"), X, ramp_steps=5, theta_lr=0.04, **settings)
-        return [group["lr"] for group in search.theta_optimizer.param_groups]
-
-    assert rates(macs_budget=0.5) == [0.04, 0.04]
-    assert rates(macs_budget=0.5, unit_rate=0.25) == [0.04, 0.01]
-    # Without branches there is nothing to wait for.
-    assert rates(macs_budget=0.5, unit_rate=0.25, gate="units") == [0.04, 0.04]
-    with pytest.raises(ValueError, match="unit_rate"):
-        rates(macs_budget=0.5, unit_rate=0)
-
-
-def test_a_search_from_before_units_had_a_rate_goes_on() -> None:
-    """Its optimizer held all gates in one group."""
-    old = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5)
-    gates = old.gated.all_gates()
-    old.theta_optimizer = torch.optim.Adam([g.theta for g in gates], lr=0.02)
-    for i, gate in enumerate(gates):
-        gate.theta.grad = torch.full_like(gate.theta, 0.1 * (i + 1))
-    old.theta_optimizer.step()
-    new = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5)
-    new.load_state_dict(old.state_dict())
-    for gate, was in zip(new.gated.all_gates(), gates, strict=True):
-        state, before = new.theta_optimizer.state[gate.theta], old.theta_optimizer.state[was.theta]
-        assert torch.equal(state["exp_avg"], before["exp_avg"])

@@ -1,36 +1,82 @@
-"""The last decision: always within the budgets, and no further from theta than they ask."""
+"""What closes for a budget: always within it, and what is worth least first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cpt_nas.decide import Candidate, Group, State, by_theta, decide, filled
+from cpt_nas.decide import (
+    Candidate,
+    Charges,
+    Decision,
+    Group,
+    State,
+    by_theta,
+    decide,
+    differing,
+    filled,
+    shrunk,
+    whole,
+)
 
 
-def branch(theta: float, units: list[float], width: int = 1, removable: bool = True) -> Candidate:
+def branch(
+    theta: float,
+    units: list[float],
+    width: int = 1,
+    removable: bool = True,
+    benefit: float = 1.0,
+    each: float = 0.1,
+) -> Candidate:
     thetas = torch.tensor(units)
-    return Candidate(theta, 0.0, removable, {"g": Group(thetas, torch.zeros(len(units)), width)})
+    group = Group(thetas, torch.full_like(thetas, each), width)
+    return Candidate(theta, benefit, removable, {"g": group})
 
 
-def costs_of(states: Mapping[str, State]) -> dict[str, float]:
+class Prices:
     """Each branch costs 10, and each unit its branch's number plus one; 5 stay."""
-    left = {n: s for n, s in states.items() if s.kept}
-    units = sum((int(n[1:]) + 1) * s.counts["g"] for n, s in left.items())
-    return {"latency": 5.0 + 10 * len(left) + units, "params": float(units)}
+
+    def costs_of(self, states: Mapping[str, State]) -> dict[str, float]:
+        left = {n: s for n, s in states.items() if s.kept}
+        units = sum(each(n) * s.counts["g"] for n, s in left.items())
+        return {"latency": 5.0 + 10 * len(left) + units, "params": float(units)}
+
+    def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
+        latency, params = weights.get("latency", 0.0), weights.get("params", 0.0)
+        units = {(n, "g"): each(n) * (latency + params) for n in states}
+        held = {n: s.counts["g"] * each(n) for n, s in states.items()}
+        branches = {n: latency * (10 + held[n]) + params * held[n] for n in states}
+        return Charges(branches, units)
+
+
+def each(name: str) -> int:
+    return int(name[1:]) + 1
+
+
+PRICES = Prices()
+SCALES = {"latency": 0.5, "params": 0.5}
 
 
 def kept(states: Mapping[str, State]) -> dict[str, int]:
     return {n: s.counts["g"] if s.kept else 0 for n, s in states.items()}
 
 
+def decided(
+    branches: Mapping[str, Candidate], goal: float, within: float | None = 0.02
+) -> tuple[Decision, dict[str, int]]:
+    decision = decide(branches, whole(branches), 1, PRICES, {"latency": goal}, SCALES, within)
+    return decision, kept(decision.states)
+
+
 def test_without_a_budget_theta_decides() -> None:
     branches = {"b0": branch(0.4, [1.0] * 4), "b1": branch(0.9, [0.9, 0.2, 0.6, 0.1])}
-    decision = decide(branches, 1, costs_of, {})
-    assert kept(decision.states) == {"b0": 0, "b1": 2} and decision.forced == 0
+    assert kept(by_theta(branches, 1, 0.5)) == {"b0": 0, "b1": 2}
+    states = decide(branches, by_theta(branches, 1, 0.5), 1, PRICES, {}, {}).states
+    assert kept(states) == {"b0": 0, "b1": 2}
 
 
 def test_a_group_without_units_takes_its_branch_along_where_that_may_go() -> None:
@@ -38,28 +84,89 @@ def test_a_group_without_units_takes_its_branch_along_where_that_may_go() -> Non
     assert kept(by_theta(branches, 1, 0.5)) == {"b0": 0, "b1": 1}
 
 
-def test_what_is_wanted_least_closes_first() -> None:
-    branches = {"b0": branch(1.0, [1.0, 0.7, 0.9, 0.8]), "b1": branch(0.6, [1.0] * 4)}
-    full = costs_of(by_theta(branches, 1, 0.5))["latency"]
-    decision = decide(branches, 1, costs_of, {"latency": full - 1})
-    # theta 0.6 is the branch; 18 are free then, and it comes back as wide as fits.
-    assert kept(decision.states) == {"b0": 4, "b1": 3} and decision.forced == 1
-    decision = decide(branches, 1, costs_of, {"latency": full - 8})
-    assert kept(decision.states) == {"b0": 4, "b1": 0} and decision.forced == 1
+def test_what_is_worth_least_for_its_cost_closes_first() -> None:
+    """b0 costs 14, b1 18: at equal benefit b1 goes, at 14 : 20 it stays."""
+    for benefit, left in ((1.0, {"b0": 4, "b1": 0}), (20 / 14, {"b0": 0, "b1": 4})):
+        branches = {
+            "b0": branch(1.0, [1.0] * 4, each=9),
+            "b1": branch(1.0, [1.0] * 4, benefit=benefit, each=9),
+        }
+        decision, found = decided(branches, 24.0, within=None)
+        assert found == left
+        least = min(1.0 / 14, benefit / 18)
+        assert decision.worth == pytest.approx(least) and decision.weights == {"latency": 1.0}
 
 
-def test_among_equal_theta_the_loss_decides() -> None:
-    use = torch.tensor([0.3, 0.1, 0.2])
-    branches = {"b0": Candidate(1.0, 9.0, True, {"g": Group(torch.ones(3), use, 1)})}
-    decision = decide(branches, 1, costs_of, {"latency": 17.0})
-    assert kept(decision.states) == {"b0": 2}
-    assert branches["b0"].groups["g"].order.tolist() == [0, 2, 1]
+def test_units_are_worth_more_the_fewer_they_are() -> None:
+    """Two groups of one worth shrink alike, not one of them to nothing."""
+    branches = {
+        "b0": branch(1.0, [1.0] * 8, benefit=9, each=0.1),
+        "b1": branch(1.0, [1.0] * 8, benefit=9, each=0.2),
+    }
+    _, found = decided(branches, 5 + 20 + 12)
+    assert found == {"b0": 4, "b1": 4}
+
+
+def test_units_are_told_apart_only_beyond_the_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.tensor([0.0] * 32 + [1.0] * 32)
+    for noise, share in ((0.1, 0.95), (5.0, 0.05)):
+        measured = true + noise * torch.randn(64, generator=generator)
+        found = shrunk(measured, torch.full((64,), noise**2))
+        assert found.mean() == pytest.approx(float(measured.mean()), abs=1e-5)
+        assert torch.equal(found.argsort(), measured.argsort())
+        left = float(found.std() / measured.std())
+        assert left > share if noise < 1 else left < 5 * share
+    assert shrunk(torch.ones(4), torch.ones(4)).tolist() == [1, 1, 1, 1]
+    assert shrunk(torch.tensor([3.0]), torch.ones(1)).tolist() == [3]
+
+
+def test_units_that_nobody_misses_go_before_a_branch() -> None:
+    group = Group(torch.ones(4), torch.tensor([0.5, 0.0, 0.5, 0.0]), 1)
+    branches = {"b0": Candidate(1.0, 0.5, True, {"g": group})}
+    assert decided(branches, 17.0)[1] == {"b0": 2}
+
+
+def test_which_units_go_is_theta_and_then_their_own_benefit() -> None:
+    group = Group(torch.tensor([0.9, 0.9, 0.2, 0.9]), torch.tensor([0.3, 0.1, 9.0, 0.2]), 1)
+    assert group.order.tolist() == [0, 3, 1, 2]
+
+
+def test_a_branch_that_saves_far_too_much_stays_where_units_lose_less() -> None:
+    """1 has to go; a branch is worth least for its 14, but a unit loses less."""
+    cheap = {"b0": branch(1.0, [1.0] * 4, benefit=1.0, each=0.1)}
+    assert decided(cheap, 18.0)[1] == {"b0": 3}
+    dear = {"b0": branch(1.0, [1.0] * 4, benefit=1.0, each=5.0)}
+    decision, found = decided(dear, 18.0, within=None)
+    assert found == {"b0": 0}  # with nothing to fill, what is worth least is all that counts
+    assert decision.worth == pytest.approx(1 / 14)
+
+
+def test_with_room_left_a_branch_comes_back_as_wide_as_fits() -> None:
+    branches = {"b0": branch(0.2, [1.0] * 4), "b1": branch(1.0, [1.0] * 4, benefit=9, each=9)}
+    start = by_theta(branches, 1, 0.5)
+    goals = {"latency": 5 + 18 + 12.0}
+    states = decide(branches, start, 1, PRICES, goals, SCALES).states
+    assert kept(states) == {"b0": 2, "b1": 4}
+    assert differing(states, start) == 1
+    states = decide(branches, start, 1, PRICES, goals, SCALES, within=None).states
+    assert kept(states) == {"b0": 0, "b1": 4} and differing(states, start) == 0
 
 
 def test_closed_units_reopen_up_to_the_budget() -> None:
     branches = {"b0": branch(1.0, [1.0, 0.3, 0.4, 0.0])}
-    decision = decide(branches, 1, costs_of, {"latency": 17.5})
-    assert kept(decision.states) == {"b0": 2} and decision.forced == 1
+    start = by_theta(branches, 1, 0.5)
+    states = decide(branches, start, 1, PRICES, {"latency": 17.5}, SCALES).states
+    assert kept(states) == {"b0": 2} and differing(states, start) == 1
+
+
+def test_a_measure_within_its_goal_has_no_price() -> None:
+    branches = {"b0": branch(1.0, [1.0] * 4, each=0.1), "b1": branch(1.0, [1.0] * 4, each=0.1)}
+    goals = {"latency": 1000.0, "params": 6.0}
+    decision = decide(branches, whole(branches), 1, PRICES, goals, SCALES)
+    assert decision.weights == {"params": 1.0} and decision.worth > 0
+    idle = decide(branches, whole(branches), 1, PRICES, {"latency": 1000.0}, SCALES)
+    assert idle.weights == {} and idle.worth == 0 and kept(idle.states) == {"b0": 4, "b1": 4}
 
 
 def test_widths_fill_the_channel_step() -> None:
@@ -74,30 +181,36 @@ thetas = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
 
 @given(
     made=st.lists(
-        st.tuples(st.floats(0, 1), thetas, st.sampled_from([1, 3]), st.booleans()),
+        st.tuples(
+            *(st.floats(0, 1), thetas, st.sampled_from([1, 3]), st.booleans()),
+            *(st.floats(-1, 9), st.floats(-1, 1)),
+        ),
         min_size=1,
         max_size=5,
     ),
     step=st.sampled_from([1, 2, 4]),
     latency=st.floats(0, 1),
     params=st.one_of(st.none(), st.floats(0, 1)),
+    theta=st.booleans(),
 )
 def test_every_budget_holds_and_nothing_more_would_fit(
-    made: list[tuple[float, list[float], int, bool]],
+    made: list[tuple[float, list[float], int, bool, float, float]],
     step: int,
     latency: float,
     params: float | None,
+    theta: bool,
 ) -> None:
     branches = {f"b{i}": branch(*values) for i, values in enumerate(made)}
-    dense = costs_of({n: State(True, {"g": len(b.groups["g"].theta)}) for n, b in branches.items()})
+    dense = PRICES.costs_of(whole(branches))
     closed = {n: Candidate(0.0, 0.0, b.removable, b.groups) for n, b in branches.items()}
-    lowest = costs_of(by_theta(closed, step, 1.0))
+    lowest = PRICES.costs_of(by_theta(closed, step, 1.0))
     budgets = {"latency": lowest["latency"] + latency * (dense["latency"] - lowest["latency"])}
     if params is not None:
         budgets["params"] = lowest["params"] + params * (dense["params"] - lowest["params"])
     assume(all(b > 0 for b in budgets.values()))
-    decision = decide(branches, step, costs_of, budgets)
-    found = costs_of(decision.states)
+    start = by_theta(branches, step, 0.5) if theta else whole(branches)
+    decision = decide(branches, start, step, PRICES, budgets, SCALES)
+    found = PRICES.costs_of(decision.states)
     assert all(found[m] <= b for m, b in budgets.items())
 
     for name, state in decision.states.items():
@@ -111,5 +224,5 @@ def test_every_budget_holds_and_nothing_more_would_fit(
             least = filled(1, size, step, width)
             bigger = State(True, {"g": (more or [n])[0] if state.kept else least})
             if (bigger.kept, bigger.counts) != (state.kept, state.counts):
-                would = costs_of({**decision.states, name: bigger})
+                would = PRICES.costs_of({**decision.states, name: bigger})
                 assert any(would[m] > b for m, b in budgets.items())

@@ -18,8 +18,7 @@ def mean_gradient(estimator: str, theta: float, samples: int) -> torch.Tensor:
     gate.sample(torch.rand(samples, generator=torch.Generator().manual_seed(0)))
     z = gate.value(training=True)
     (3 * z**2 - z).sum().backward()
-    assert gate.theta.grad is not None
-    return gate.theta.grad.mean()
+    return gate.estimate(1.0).mean()
 
 
 @pytest.mark.parametrize("theta", [0.1, 0.5, 0.9])
@@ -38,8 +37,77 @@ def test_straight_through_mean_is_not(theta: float) -> None:
 
 def test_endpoint_weights_stay_bounded_at_the_ends() -> None:
     theta = torch.tensor([0.0, 1.0])
-    weights = endpoint(theta, torch.tensor([1.0, 0.0]))
-    assert weights.tolist() == pytest.approx([0.5 / ENDPOINT_FLOOR] * 2)
+    on, off = endpoint(theta)
+    assert [float(on[0]), float(off[1])] == pytest.approx([0.5 / ENDPOINT_FLOOR] * 2)
+
+
+def quadratic(gate: BernoulliGate, uniform: torch.Tensor) -> None:
+    gate.sample(uniform)
+    gate.count()
+    z = gate.value(training=True)
+    (3 * z**2 - z).sum().backward()
+
+
+@pytest.mark.parametrize("theta", [0.9, 0.98])
+def test_the_benefit_is_the_difference_however_seldom_a_gate_is_off(theta: float) -> None:
+    """C(1) - C(0) = 2, so being on makes it worse by 2; 400 samples of one gate."""
+    gate = BernoulliGate(1, theta=theta)
+    assert float(gate.benefit()[0]) == 0.0
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        quadratic(gate, torch.rand(1, generator=generator))
+        gate.estimate(keep=0.99)
+    benefit, variance = gate.benefit()
+    assert float(benefit) == pytest.approx(-2.0, abs=1e-5)
+    assert float(variance) == pytest.approx(0.0, abs=1e-5)  # no sample differs from another
+    straight = BernoulliGate(1, theta=theta, estimator="straight_through")
+    straight.memory = gate.memory.clone()
+    assert float(straight.benefit()[0]) == pytest.approx(-(5 * theta - (1 - theta)), abs=1e-4)
+
+
+def test_a_gate_that_was_never_off_is_judged_by_its_slope_at_1() -> None:
+    gate = BernoulliGate(2)
+    quadratic(gate, torch.tensor([0.5, 0.5]))
+    gate.estimate(keep=0.9)
+    assert gate.benefit()[0].tolist() == pytest.approx([-5.0, -5.0])
+
+
+def test_several_forwards_in_one_step_are_several_samples() -> None:
+    gate = BernoulliGate(1, theta=0.5)
+    for uniform in (0.1, 0.2, 0.9):  # on, on, off
+        quadratic(gate, torch.tensor([uniform]))
+    # Slopes: 5 at 1, -1 at 0; weights 1.
+    assert float(gate.estimate(keep=0.9)) == pytest.approx(5 + 5 - 1)
+    assert gate.memory.flatten().tolist() == pytest.approx([2, 1, 10, -1, 100, 1])
+
+
+def test_the_variance_of_a_benefit_is_what_repeated_measurements_show() -> None:
+    """500 gates alike, each measured 200 times under noise: spread of the benefits, and said."""
+    gate = BernoulliGate(500, theta=0.7)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        gate.sample(torch.rand(500, generator=generator))
+        gate.count()
+        noise = torch.randn(500, generator=generator)
+        (gate.value(training=True) * (noise - 1.0)).sum().backward()
+        gate.estimate(keep=1.0)
+    benefit, variance = gate.benefit()
+    assert float(benefit.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float(variance.mean()) == pytest.approx(float(benefit.var()), rel=0.2)
+
+
+def test_units_are_not_judged_while_their_branch_is_off() -> None:
+    branch, units = BernoulliGate(1, theta=0.5), BernoulliGate(2, theta=0.5)
+    units.belongs_to(branch)
+    for uniform in (0.9, 0.1):  # the branch is off, then on
+        branch.sample(torch.tensor([uniform]))
+        units.sample(torch.tensor([0.1, 0.9]))
+        units.count()
+        (branch.mask * units.value(training=True) * torch.tensor([1.0, 3.0])).sum().backward()
+        units.estimate(keep=1.0)
+    assert units.memory[:2].tolist() == [[1, 0], [0, 1]]
+    assert units.benefit()[0].tolist()[0] == pytest.approx(-1.0)
+    assert list(units.state_dict()) == list(branch.state_dict())  # no gate holds another
 
 
 def test_samples_follow_theta_and_eval_decides_at_one_half() -> None:
@@ -79,12 +147,12 @@ def test_folding_gives_the_output_and_every_gradient_of_multiplying() -> None:
         out = model(x)
         out.square().sum().backward()
         weights = model[2].parametrizations.weight.original if fold else model[2].weight
-        results.append((out, gate.theta.grad, model[0].weight.grad, weights.grad))
+        results.append((out, gate.slopes(), model[0].weight.grad, weights.grad))
     for folded, multiplied in zip(*results, strict=True):
         # float64: sums in another order, nothing else
         assert torch.allclose(folded, multiplied, rtol=1e-12, atol=1e-12)
     # a closed unit gets a gradient too: it can reopen
-    assert results[0][1][1] != 0
+    assert results[0][1][1, 1] != 0
 
 
 def test_a_copy_of_the_model_shares_the_live_gate() -> None:
