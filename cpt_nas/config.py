@@ -64,7 +64,7 @@ class _Search(_Section):
         params_budget: '150k', or a share.
         macs_budget: '20M', or a share. Of several budgets all hold.
         log_gamma: pruning level, the price of the whole network a branch (eq. 13); where there is
-            a budget, it is steered instead.
+            a budget, it follows from that.
         alpha: computation (1) against parameters (0); default: the profile's, else 0.5.
         kappa: layers against units; default: the profile's, else 0.
         cost: what is charged: 'latency' (the profile's seconds a layer) or 'complexity' (eqs.
@@ -121,7 +121,7 @@ class _Search(_Section):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.log_gamma is not None and self.amounts():
-            raise ValueError("log_gamma: is steered by the budget; give one of the two")
+            raise ValueError("log_gamma: follows from the budget; give one of the two")
         return self
 
     def amounts(self) -> dict[str, Amount]:

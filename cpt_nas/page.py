@@ -203,15 +203,29 @@ def _searches(runs: Sequence[Run]) -> list[Section]:
     }
     if not figures:
         return []
-    return [
-        Section(
-            "How the searches settled",
-            "From the first step to the freeze: the pruning level, the expected cost and the"
-            " target that it follows, and how many gates have which theta (the scale is"
-            " logarithmic; gates that have been cut are not counted).",
-            figures=figures,
-        )
-    ]
+    settled = Section(
+        "How the searches settled",
+        "From the first step to the freeze: the pruning level, the expected cost and the"
+        " target that it follows, and how many gates have which theta (the scale is"
+        " logarithmic; gates that have been cut are not counted).",
+        figures=figures,
+    )
+    worth = {
+        f"worth_{run.name}": plots.worth_figure(run.looks, run.name)
+        for run in runs
+        if run.looks is not None and (run.looks["price"] > 0).any()
+    }
+    if not worth:
+        return [settled]
+    why = Section(
+        "Why it closed",
+        "At every look: what each branch, and a unit of each group, was worth to the loss for what"
+        " it is charged, over the worth of the last that had to close for the target. What is red"
+        " closes, with a dot where it is a branch; what is blue stays. Groups also shrink where"
+        " they are blue, because their units are worth more the fewer they are.",
+        figures=worth,
+    )
+    return [settled, why]
 
 
 def _latency(table: pd.DataFrame, latency: Latency) -> Section:

@@ -176,6 +176,37 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
     return figure
 
 
+def worth_figure(looks: pd.DataFrame, name: str) -> Figure:
+    """What every branch and group was worth at every look, over the price of the cost then.
+
+    Blue is worth more, red less; a dot is a branch that was to close. Empty where it is gone.
+    """
+    looks = looks[looks["price"] > 0]
+    groups = looks["group"].where(looks["group"] == "", " / " + looks["group"])
+    labels = looks["branch"] + groups
+    looks = looks.assign(label=labels, ratio=looks["worth"] / looks["price"])
+    rows = list(dict.fromkeys(looks["label"]))
+    steps = sorted(looks["step"].unique())
+    ratios = looks.pivot_table(index="label", columns="step", values="ratio").loc[rows]
+    kept = looks.pivot_table(index="label", columns="step", values="kept").loc[rows]
+    width = min(WIDTH, 3.5 + 0.4 * len(steps))
+    figure = _figure(width=width, height=1.6 + 0.22 * len(rows))
+    ax = figure.subplots()
+    colors = matplotlib.colormaps["RdBu"].with_extremes(bad="white")
+    shown = ratios.clip(lower=0.1).to_numpy()
+    image = ax.imshow(shown, aspect="auto", cmap=colors, norm=LogNorm(0.1, 10))
+    for row, column in np.argwhere(kept.to_numpy() == 0):
+        if " / " not in rows[row]:
+            ax.plot(column, row, ".", color="#222222")
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
+    ax.set_yticks(range(len(rows)), rows, fontsize=7)
+    ax.set_xlabel("step")
+    _cell_borders(ax, len(rows), len(steps))
+    figure.colorbar(image, ax=ax, label="worth / price", pad=0.02)
+    figure.suptitle(name)
+    return figure
+
+
 def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) -> Figure:
     """Every model in every setting: milliseconds, coloured by the share of the setting's slowest.
 

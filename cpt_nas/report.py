@@ -70,6 +70,7 @@ def report(
         "latency.csv": times.table,
         "budgets.csv": tables.budgets_table(loaded, times.table),
         "search.csv": tables.traces_table(loaded),
+        "looks.csv": tables.looks_table(loaded),
         "cross.csv": tables.both_cross_tables(times.table, [run.name for run in loaded]),
     }
     content = page.sections(loaded, contents, times)

@@ -23,6 +23,7 @@ HISTORY_COLUMNS = (
     *("epoch", "test_acc", "expected_cost", "macs", "params", "macs_ratio", "params_ratio"),
     *("branches_left", "units_left", "epoch_s", "train_load"),
 )
+LOOK_COLUMNS = ("step", "branch", "group", "charge", "worth", "price", "kept")
 TRACE_COLUMNS = ("step", "branches", "units", "undecided", *(f"theta_{i}" for i in range(10)))
 LAYER_COLUMNS = ("name", "type", "branch", "macs_dense", "params_dense", "macs", "params")
 
@@ -40,6 +41,7 @@ class Run:
         layers: layers.csv; None while unfinished.
         structure: structure.json; None before the first epoch has ended.
         trace: search.csv, a row every few steps of the search; None where there is none.
+        looks: looks.csv, what everything was worth under a budget; None where there is none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Run:
     layers: pd.DataFrame | None
     structure: Structure | None
     trace: pd.DataFrame | None = None
+    looks: pd.DataFrame | None = None
 
     @property
     def finished(self) -> bool:
@@ -113,7 +116,7 @@ def load_run(folder: Path, name: str | None = None) -> Run:
     result = _result(folder)
     finished = result["status"] == "finished"
     try:
-        recipe = load_recipe(folder / "recipe.yaml")
+        recipe = load_recipe(folder / "recipe.yaml", saved=True)
     except ValueError as error:
         raise ValueError(f"run: {folder}: recipe.yaml: {error}") from None
     structure_file = folder / "structure.json"
@@ -130,8 +133,11 @@ def load_run(folder: Path, name: str | None = None) -> Run:
     if history is None:
         history = pd.DataFrame({column: pd.Series(dtype=float) for column in HISTORY_COLUMNS})
     trace = _table(folder, "search.csv", TRACE_COLUMNS, required=False)
+    looks = _table(folder, "looks.csv", LOOK_COLUMNS, required=False)
+    if looks is not None:
+        looks["group"] = looks["group"].fillna("")
     name = name or folder.resolve().name
-    return Run(name, folder, result, recipe, history, layers, structure, trace)
+    return Run(name, folder, result, recipe, history, layers, structure, trace, looks)
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -169,7 +175,7 @@ def _table(folder: Path, name: str, columns: Sequence[str], required: bool) -> p
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise ValueError(f"run: {folder}: {name} has no column {', '.join(missing)}")
-    texts = ("name", "type", "branch")
+    texts = ("name", "type", "branch", "group")
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(table[column]):
             raise ValueError(f"run: {folder}: {name}: column {column} must hold numbers")

@@ -127,6 +127,11 @@ def traces_table(runs: Sequence[Run]) -> pd.DataFrame:
     return _long({run.name: run.trace for run in runs if run.trace is not None})
 
 
+def looks_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every row of every run's looks.csv."""
+    return _long({run.name: run.looks for run in runs if run.looks is not None})
+
+
 def _finished_values(run: Run) -> dict[str, float]:
     names = ("macs", "params", "macs_dense", "params_dense", "branches", "branches_dense")
     values = {name: _number(run.result[name]) for name in (*names, "units", "units_dense")}

@@ -208,7 +208,10 @@ def test_an_unreachable_budget_is_refused_and_the_model_left_alone() -> None:
         ({"latency_budget": "12", "ramp_steps": 5}, "latency_budget: .*unit of ns, us.*'12'"),
         ({"params_budget": -3, "ramp_steps": 5}, "params_budget: must be above 0"),
         ({"macs_budget": 0.5}, "ramp_steps: 0, must be above 0"),
-        ({"macs_budget": 0.5, "log_gamma": 1, "ramp_steps": 5}, "log_gamma: is steered"),
+        (
+            {"macs_budget": 0.5, "log_gamma": 1, "ramp_steps": 5},
+            "log_gamma: follows from the budget",
+        ),
         ({"macs_budget": 1.0, "ramp_steps": 5}, "within it already"),
         ({"macs_budget": 0.5, "total_steps": 0}, "total_steps: 0"),
     ],

@@ -478,6 +478,7 @@ def test_the_page_holds_everything(runs, profile, stopwatch, tmp_path):
     assert ">nan<" not in page.lower()
     left = sorted(p.name for p in (tmp_path / "out").iterdir())
     first = ["budgets.csv", "cross.csv", "figures", "history.csv", "latency.csv", "layers.csv"]
+    first.append("looks.csv")
     assert left == [*first, "report.html", "runs.csv", "search.csv", "structures.csv"]
 
 
@@ -712,6 +713,26 @@ def trace() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def looks() -> pd.DataFrame:
+    """Two branches with a group each; the first has gone at the third look."""
+    rows = []
+    for step, price in ((25, 0.0), (50, 0.2), (75, 0.4)):
+        for branch in ("a", "b")[step == 75 :]:
+            for group, kept in (("", 0 if branch == "a" else 1), ("g", 3)):
+                cells = {"step": step, "branch": branch, "price": price, "group": group}
+                cells |= {"theta": 0.9, "benefit": 0.02, "charge": 0.1, "worth": 0.2}
+                rows.append(cells | {"kept": kept})
+    return pd.DataFrame(rows)
+
+
+def test_what_everything_was_worth_is_drawn_where_there_was_a_price() -> None:
+    figure = plots.worth_figure(looks(), "x")
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "a / g", "b", "b / g"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["50", "75"]
+    assert len(ax.lines) == 1  # the branch that was to close
+
+
 @pytest.mark.parametrize(("reached_ms", "kept"), [(1.98, True), (1.5, False)])
 def test_a_promise_that_is_not_kept_is_said(
     tmp_path, stopwatch, profile, reached_ms: float, kept: bool
@@ -719,6 +740,7 @@ def test_a_promise_that_is_not_kept_is_said(
     reached = {"latency": 1e-3 * reached_ms, "params": 30.0}
     folder = add_export(write_run(tmp_path / "searched", reached=reached, **BUDGET))
     trace().to_csv(folder / "search.csv", index=False)
+    looks().to_csv(folder / "looks.csv", index=False)
     out = tmp_path / "out"
     page = report([folder], out, [profile("home")], True, QUIET).read_text()
     table = pd.read_csv(out / "budgets.csv").set_index("measure")
@@ -735,6 +757,8 @@ def test_a_promise_that_is_not_kept_is_said(
     assert cross.loc["searched", "measured_ms:home"] == pytest.approx(2.0)
     assert len(pd.read_csv(out / "search.csv")) == 3
     assert (out / "figures" / "search_searched.png").exists()
+    assert (out / "figures" / "worth_searched.png").exists()
+    assert len(pd.read_csv(out / "looks.csv")) == len(looks())
 
 
 def test_the_pareto_front_is_what_nothing_beats() -> None:
