@@ -136,20 +136,25 @@ class BernoulliGate(nn.Module):
         """How much lower the loss has lately been for each gate being on, and its variance, [K].
 
         The samples that were on and those that were off are averaged apart and weighed as the
-        estimator weighs them. Benefit 0 where nothing is known.
+        estimator weighs them. A unit that was never off (or on) is taken to be as the others of
+        its group were then; a group that never was is judged by the other state alone. Benefit 0
+        where nothing is known.
         """
         counts, sums, squares = self.memory.view(3, 2, -1)
-        n = counts.clamp(min=1e-12)
-        means = sums / n
-        variances = (squares / n - means.square()).clamp(min=0.0) / n.clamp(min=1.0)
+        n, pooled = counts.clamp(min=1e-12), counts.sum(1, keepdim=True)
+        seen = counts > 0
+        means = torch.where(seen, sums / n, sums.sum(1, keepdim=True) / pooled.clamp(min=1e-12))
+        spread = (squares.sum(1) / pooled[:, 0].clamp(min=1e-12))[:, None]
+        variances = torch.where(seen, (squares / n - means.square()).clamp(min=0.0), spread)
         if self.estimator == "straight_through":
             on = self.theta.detach()
         else:
             on = torch.full_like(self.theta, 0.5)
-        seen = counts > 0
-        on = torch.where(seen[1], torch.where(seen[0], on, 0.0), 1.0)
+        known = pooled[:, 0] > 0
+        on = torch.where(known[1], torch.where(known[0], on, 0.0), 1.0)
         share = torch.stack([on, 1.0 - on])
-        return -(share * means).sum(0), (share.square() * variances).sum(0)
+        variance = (share.square() * variances / n.clamp(min=1.0)).sum(0)
+        return -(share * means).sum(0), variance
 
     @torch.no_grad()
     def drift(self, rate: float) -> None:

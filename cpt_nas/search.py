@@ -31,12 +31,15 @@ from cpt_nas.budget import LOOKS
 from cpt_nas.config import SearchConfig, SearchSettings
 from cpt_nas.cost import build_cost, group_key
 from cpt_nas.gated import GatedModel, HasModule, Kept
+from cpt_nas.gates import BernoulliGate
 from cpt_nas.price import OBJECTIVE, Price, cost_name
 from cpt_nas.structure import Structure, load_structure
 from cpt_nas.trace import look_rows, removed_rows, trace_row
 from hwprofiles import Profile
 
-PROBE = 0.9  # theta of an open gate while the target falls: often enough off to know its worth
+OFF = 0.1  # 1 - theta of an open branch while the target falls: often enough to know its worth
+OFF_UNITS = 2.0  # units of a group that are off at a time, while the target falls; at most OFF
+LEAST_OFF = 0.02  # of them
 DRIFT = 3.0  # of theta's range, while the gates settle
 MEMORY = 0.5  # of the ramp: the steps that the gates' benefits are averaged over
 LEAST_MEMORY = 20  # steps
@@ -203,7 +206,7 @@ class Search:
             self.theta_optimizer.step()
         self.theta_optimizer.zero_grad(set_to_none=True)
         for gate in self.gated.all_gates():
-            gate.project(self._most())
+            gate.project(self._most(gate))
         self.steps += 1
         due = self.steps % self.settings.cut_interval == 0
         last = self.settings.freeze_step is not None and self.steps >= self.settings.freeze_step
@@ -237,11 +240,14 @@ class Search:
 
     # ---- under a budget -------------------------------------------------------------------------
 
-    def _most(self) -> float:
-        """The highest theta now: below 1 while the worth of what is open must be known."""
+    def _most(self, gate: BernoulliGate) -> float:
+        """A gate's highest theta now: below 1 while the worth of what is open must be known."""
         s = self.settings
         probing = s.warmup_steps <= self.steps < s.warmup_steps + s.ramp_steps
-        return PROBE if self.price.budgets and probing else 1.0
+        if not (self.price.budgets and probing):
+            return 1.0
+        # Units are many, and each tells of its group.
+        return 1.0 - min(OFF, max(LEAST_OFF, OFF_UNITS / len(gate)))
 
     def _follow_target(self) -> None:
         """Move every theta to the side that the target asks for; look anew when due.

@@ -72,6 +72,16 @@ def test_a_gate_that_was_never_off_is_judged_by_its_slope_at_1() -> None:
     assert gate.benefit()[0].tolist() == pytest.approx([-5.0, -5.0])
 
 
+def test_a_unit_that_was_never_off_is_taken_to_be_as_the_others_were_then() -> None:
+    gate = BernoulliGate(3, theta=0.5)
+    quadratic(gate, torch.tensor([0.1, 0.1, 0.9]))  # on, on, off
+    gate.estimate(keep=1.0)
+    quadratic(gate, torch.tensor([0.1, 0.9, 0.1]))
+    gate.estimate(keep=1.0)
+    assert gate.memory[1].tolist() == [0, 1, 1]
+    assert gate.benefit()[0].tolist() == pytest.approx([-2.0, -2.0, -2.0])
+
+
 def test_several_forwards_in_one_step_are_several_samples() -> None:
     gate = BernoulliGate(1, theta=0.5)
     for uniform in (0.1, 0.2, 0.9):  # on, on, off
@@ -106,7 +116,7 @@ def test_units_are_not_judged_while_their_branch_is_off() -> None:
         (branch.mask * units.value(training=True) * torch.tensor([1.0, 3.0])).sum().backward()
         units.estimate(keep=1.0)
     assert units.memory[:2].tolist() == [[1, 0], [0, 1]]
-    assert units.benefit()[0].tolist()[0] == pytest.approx(-1.0)
+    assert units.benefit()[0].tolist() == pytest.approx([-2.0, -2.0])  # slopes 1 on, 3 off
     assert list(units.state_dict()) == list(branch.state_dict())  # no gate holds another
 
 
