@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cpt_nas.cost import group_key
 from cpt_nas.decide import Candidate, Decision, State, whole
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def look_rows(
     """A row for every branch and every group: what it is worth, and what was decided.
 
     ``benefit`` is how much lower the loss is for the branch, or for one unit of the group in the
-    mean; ``charge`` is what it adds to the costs of what is still there, over the dense network's;
-    ``worth`` is the one over the other, ``price`` the worth of the last that had to close.
+    mean, ``noise`` its standard error; ``charge`` is what it adds to the costs of what is still
+    there, over the dense network's; ``worth`` is the benefit over the charge, ``price`` the worth
+    of the last that had to close.
     """
     rows: list[dict[str, Any]] = []
     budgets = search.price.budgets
@@ -83,17 +85,19 @@ def look_rows(
     charges = search.price.charges_of(whole(candidates), weights)
     for name, candidate in candidates.items():
         state = decision.states[name]
-        same = {"step": search.steps, "branch": name, "price": decision.worth}
-
-        def row(group: str, theta: float, benefit: float, charge: float, kept: int) -> None:
-            worth = benefit / max(charge, 1e-12)
-            cells = {"group": group, "theta": theta, "benefit": benefit, "charge": charge}
-            rows.append(same | cells | {"worth": worth, "kept": kept})  # noqa: B023
-
+        parts = [(key, g.theta, g.benefit) for key, g in candidate.groups.items()]
         if candidate.removable:
-            row("", candidate.theta, candidate.benefit, charges.branches[name], int(state.kept))
-        for key, group in candidate.groups.items():
-            kept = state.counts[key] if state.kept else 0
-            theta, benefit = float(group.theta.mean()), float(group.benefit.mean())
-            row(key, theta, benefit, charges.units[name, key], kept)
+            whole_branch = torch.tensor([candidate.theta]), torch.tensor([candidate.benefit])
+            parts.insert(0, ("", *whole_branch))
+        for key, theta, benefit in parts:
+            gate = search.gated.gate(group_key(name, key) if key else name)
+            assert gate is not None, "what can be decided has a gate"
+            variance = gate.benefit()[1]
+            charge = charges.units[name, key] if key else charges.branches[name]
+            mean, noise = float(benefit.mean()), float((variance.mean() / len(variance)).sqrt())
+            kept = state.counts[key] if key else 1
+            row = {"step": search.steps, "branch": name, "group": key}
+            row |= {"theta": float(theta.mean()), "benefit": mean, "noise": noise}
+            row |= {"charge": charge, "worth": mean / max(charge, 1e-12)}
+            rows.append(row | {"price": decision.worth, "kept": kept if state.kept else 0})
     return rows
