@@ -95,7 +95,7 @@ class BernoulliGate(nn.Module):
     def value(self, training: bool) -> Tensor:
         """The gates' values [K]: in training the sample, else 1[theta > 0.5].
 
-        The loss's slope with respect to the sample is kept for :meth:`estimate`.
+        The loss's slope with respect to the sample is kept until :meth:`remember`.
         """
         if not training:
             return (self.theta.detach() > 0.5).to(self.theta.dtype)
@@ -111,25 +111,29 @@ class BernoulliGate(nn.Module):
         self._drawn = drawn if self._drawn is None else self._drawn + drawn
 
     def slopes(self) -> Tensor:
-        """[2, K]: sums of the loss's slopes since the last :meth:`estimate`, on and off."""
+        """[2, K]: sums of the loss's slopes since they were remembered, on and off."""
         if self._slopes is None or self._slopes.grad is None:
             return self.theta.new_zeros(2, len(self))
         return self._slopes.grad
 
     @torch.no_grad()
-    def estimate(self, keep: float) -> Tensor:
-        """The estimated gradient of the loss to theta, [K], of the samples since the last call.
+    def gradient(self) -> Tensor:
+        """The estimated gradient of the loss to theta, [K], of the samples that are new."""
+        on, off = ESTIMATORS[self.estimator](self.theta.detach())
+        return on * self.slopes()[0] + off * self.slopes()[1]
+
+    @torch.no_grad()
+    def remember(self, keep: float) -> None:
+        """Add the samples that are new to the memory.
 
         Args:
             keep: share of the memory that is kept, beside what is new.
         """
-        slopes, drawn = self.slopes(), self._drawn
-        on, off = ESTIMATORS[self.estimator](self.theta.detach())
-        if drawn is not None:
-            self.memory = keep * self.memory + torch.cat([drawn, slopes, slopes.square()])
-        gradient = on * slopes[0] + off * slopes[1]
+        if self._drawn is not None:
+            # A loss that overflowed (it does under a GradScaler) says nothing.
+            slopes = self.slopes().nan_to_num(0.0, 0.0, 0.0)
+            self.memory = keep * self.memory + torch.cat([self._drawn, slopes, slopes.square()])
         self._drawn = self._slopes = None
-        return gradient
 
     @torch.no_grad()
     def benefit(self) -> tuple[Tensor, Tensor]:

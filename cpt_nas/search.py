@@ -218,7 +218,7 @@ class Search:
         return due and self.cut(optimizer, ema)
 
     def _estimate(self) -> None:
-        """Add the loss's part to theta's gradient, and remember what the samples said.
+        """Remember what the samples said; without a budget, add it to theta's gradient.
 
         Under DDP it is the mean over the processes, which draw the same masks; the gates are not
         in the model that it wraps.
@@ -232,11 +232,10 @@ class Search:
                 gate.slopes().copy_(part)
         keep = 1.0 - 1.0 / max(LEAST_MEMORY, MEMORY * self.settings.ramp_steps)
         for gate in gates:
-            gradient = gate.estimate(keep)
-            if gate.theta.grad is None:
-                gate.theta.grad = gradient
-            else:
-                gate.theta.grad += gradient
+            if not self.price.budgets:
+                gradient = gate.gradient()
+                gate.theta.grad = gradient + (0.0 if gate.theta.grad is None else gate.theta.grad)
+            gate.remember(keep)
 
     # ---- under a budget -------------------------------------------------------------------------
 

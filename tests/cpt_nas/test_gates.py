@@ -18,7 +18,7 @@ def mean_gradient(estimator: str, theta: float, samples: int) -> torch.Tensor:
     gate.sample(torch.rand(samples, generator=torch.Generator().manual_seed(0)))
     z = gate.value(training=True)
     (3 * z**2 - z).sum().backward()
-    return gate.estimate(1.0).mean()
+    return gate.gradient().mean()
 
 
 @pytest.mark.parametrize("theta", [0.1, 0.5, 0.9])
@@ -56,7 +56,7 @@ def test_the_benefit_is_the_difference_however_seldom_a_gate_is_off(theta: float
     generator = torch.Generator().manual_seed(0)
     for _ in range(400):
         quadratic(gate, torch.rand(1, generator=generator))
-        gate.estimate(keep=0.99)
+        gate.remember(keep=0.99)
     benefit, variance = gate.benefit()
     assert float(benefit) == pytest.approx(-2.0, abs=1e-5)
     assert float(variance) == pytest.approx(0.0, abs=1e-5)  # no sample differs from another
@@ -68,16 +68,16 @@ def test_the_benefit_is_the_difference_however_seldom_a_gate_is_off(theta: float
 def test_a_gate_that_was_never_off_is_judged_by_its_slope_at_1() -> None:
     gate = BernoulliGate(2)
     quadratic(gate, torch.tensor([0.5, 0.5]))
-    gate.estimate(keep=0.9)
+    gate.remember(keep=0.9)
     assert gate.benefit()[0].tolist() == pytest.approx([-5.0, -5.0])
 
 
 def test_a_unit_that_was_never_off_is_taken_to_be_as_the_others_were_then() -> None:
     gate = BernoulliGate(3, theta=0.5)
     quadratic(gate, torch.tensor([0.1, 0.1, 0.9]))  # on, on, off
-    gate.estimate(keep=1.0)
+    gate.remember(keep=1.0)
     quadratic(gate, torch.tensor([0.1, 0.9, 0.1]))
-    gate.estimate(keep=1.0)
+    gate.remember(keep=1.0)
     assert gate.memory[1].tolist() == [0, 1, 1]
     assert gate.benefit()[0].tolist() == pytest.approx([-2.0, -2.0, -2.0])
 
@@ -87,7 +87,8 @@ def test_several_forwards_in_one_step_are_several_samples() -> None:
     for uniform in (0.1, 0.2, 0.9):  # on, on, off
         quadratic(gate, torch.tensor([uniform]))
     # Slopes: 5 at 1, -1 at 0; weights 1.
-    assert float(gate.estimate(keep=0.9)) == pytest.approx(5 + 5 - 1)
+    assert float(gate.gradient()) == pytest.approx(5 + 5 - 1)
+    gate.remember(keep=0.9)
     assert gate.memory.flatten().tolist() == pytest.approx([2, 1, 10, -1, 100, 1])
 
 
@@ -100,10 +101,21 @@ def test_the_variance_of_a_benefit_is_what_repeated_measurements_show() -> None:
         gate.count()
         noise = torch.randn(500, generator=generator)
         (gate.value(training=True) * (noise - 1.0)).sum().backward()
-        gate.estimate(keep=1.0)
+        gate.remember(keep=1.0)
     benefit, variance = gate.benefit()
     assert float(benefit.mean()) == pytest.approx(1.0, abs=0.02)
     assert float(variance.mean()) == pytest.approx(float(benefit.var()), rel=0.2)
+
+
+def test_a_loss_that_overflows_is_not_remembered() -> None:
+    gate = BernoulliGate(2, theta=0.5)
+    for scale in (1.0, float("inf")):
+        gate.sample(torch.tensor([0.1, 0.9]))
+        gate.count()
+        (gate.value(training=True) * scale).sum().backward()
+        gate.remember(keep=1.0)
+    assert gate.memory[2:4].tolist() == [[1, 0], [0, 1]]
+    assert torch.isfinite(gate.benefit()[0]).all()
 
 
 def test_units_are_not_judged_while_their_branch_is_off() -> None:
@@ -114,7 +126,7 @@ def test_units_are_not_judged_while_their_branch_is_off() -> None:
         units.sample(torch.tensor([0.1, 0.9]))
         units.count()
         (branch.mask * units.value(training=True) * torch.tensor([1.0, 3.0])).sum().backward()
-        units.estimate(keep=1.0)
+        units.remember(keep=1.0)
     assert units.memory[:2].tolist() == [[1, 0], [0, 1]]
     assert units.benefit()[0].tolist() == pytest.approx([-2.0, -2.0])  # slopes 1 on, 3 off
     assert list(units.state_dict()) == list(branch.state_dict())  # no gate holds another
