@@ -23,7 +23,7 @@ UNITS: dict[str, dict[str, float]] = {
 EXAMPLES = {"latency": "12ms or 0.5", "macs": "20M or 0.5", "params": "150k or 0.5"}
 
 LISTEN = 0.4  # of the ramp, in which the gates are sampled and nothing closes yet
-LOOKS = 10  # at what is worth its price, while the target falls, and again while gates settle
+LOOKS = 10  # at what is worth its price, while the target falls
 
 
 @dataclass(frozen=True)

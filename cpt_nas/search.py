@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 import hwprofiles
 from cpt_nas import decide
-from cpt_nas.budget import LOOKS
 from cpt_nas.config import SearchConfig, SearchSettings
 from cpt_nas.cost import build_cost, group_key
 from cpt_nas.gated import GatedModel, HasModule, Kept
@@ -251,26 +250,26 @@ class Search:
     def _follow_target(self) -> None:
         """Move every theta to the side that the target asks for; look anew when due.
 
-        While the target falls, everything is decided anew at each look. When it has arrived, what
-        has closed stays closed but for the budgets' sake, and every gate settles.
+        While the target falls, everything is decided anew at each look. When it has arrived, one
+        last look decides, and every gate settles.
         """
         s = self.settings
         ramp = next(iter(self.price.falling.values()))
         if self.steps < ramp.begin:
             return
-        settling = self.steps >= ramp.end
-        begin, interval, rate = ramp.begin, ramp.interval, s.rate()
-        if settling:
-            begin, length = ramp.end, (s.freeze_step or ramp.end + ramp.ramp) - ramp.end
-            interval, rate = max(1, length // LOOKS), DRIFT / max(1, length)
-        if (self.steps - begin) % interval == 0:
-            self._look(None if settling else self.steps + interval)
+        rate = s.rate()
+        if self.steps >= ramp.end:
+            rate = DRIFT / max(1, (s.freeze_step or ramp.end + ramp.ramp) - ramp.end)
+        if self.steps == ramp.end or (
+            self.steps < ramp.end and (self.steps - ramp.begin) % ramp.interval == 0
+        ):
+            self._look(self.steps + ramp.interval)
         for gate in self.gated.all_gates():
             gate.drift(rate)
 
     @torch.no_grad()
-    def _look(self, ahead: int | None) -> None:
-        """Decide what the target asks for at step ``ahead``, or what theta and the budgets say."""
+    def _look(self, ahead: int) -> None:
+        """Decide what the target asks for at step ``ahead``; every gate gets its side."""
         candidates = self._candidates()
         decision = self._decide(candidates, ahead)
         if decision.worth:
@@ -291,6 +290,7 @@ class Search:
     def _decide(
         self, candidates: Mapping[str, decide.Candidate], ahead: int | None
     ) -> decide.Decision:
+        """By worth, for the target at step ``ahead``; None: by theta, so that the budgets hold."""
         goals, within = dict(self.price.budgets), 0.02
         if ahead is None:
             states = decide.by_theta(candidates, self.channel_step, 0.5)
