@@ -8,6 +8,12 @@ as far as the units of its group can be told apart (:func:`shrunk`). It is taken
 group gets narrower (half the units, twice the benefit each).
 
 Widths move by the channel step, because nothing in between is faster.
+
+A branch's benefit is measured by leaving it out for a mini-batch, to which nothing else can adapt.
+When it is gone for good, the branches beside it take over some of it; a unit among many is hardly
+missed at once either way. LASTING is the share of a branch's benefit that is counted for lost. It
+is set by experience (docs/hardware.md, "What could be had"), like the papers' kappa, which weighs
+layers against units.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
+
+LASTING = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Candidate:
 
     Attributes:
         theta: of its gate; 1 where it has none.
-        benefit: how much lower the loss is for it.
+        benefit: how much lower the loss is for it, in the long run.
         removable: it has a gate.
         groups: by name.
     """

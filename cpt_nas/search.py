@@ -359,7 +359,7 @@ class Search:
                 benefits = decide.shrunk(*units.benefit()).cpu()
                 groups[g.name] = decide.Group(theta, benefits, g.width)
             theta_of = 1.0 if gate is None else float(gate.theta.detach())
-            benefit = 0.0 if gate is None else float(gate.benefit()[0])
+            benefit = 0.0 if gate is None else decide.LASTING * float(gate.benefit()[0])
             candidates[name] = decide.Candidate(theta_of, benefit, gate is not None, groups)
         return candidates
 

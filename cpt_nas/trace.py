@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cpt_nas.cost import group_key
-from cpt_nas.decide import Candidate, Decision, State, whole
+from cpt_nas.decide import LASTING, Candidate, Decision, State, whole
 
 if TYPE_CHECKING:
     from cpt_nas.search import Search
@@ -74,10 +74,10 @@ def look_rows(
 ) -> list[dict[str, Any]]:
     """A row for every branch and every group: what it is worth, and what was decided.
 
-    ``benefit`` is how much lower the loss is for the branch, or for one unit of the group in the
-    mean, ``noise`` its standard error; ``charge`` is what it adds to the costs of what is still
-    there, over the dense network's; ``worth`` is the benefit over the charge, ``price`` the worth
-    of the last that had to close.
+    ``benefit`` is how much lower the loss is for the branch in the long run, or for one unit of
+    the group in the mean, ``noise`` its standard error; ``charge`` is what it adds to the costs of
+    what is still there, over the dense network's; ``worth`` is the benefit over the charge,
+    ``price`` the worth of the last that had to close.
     """
     rows: list[dict[str, Any]] = []
     budgets = search.price.budgets
@@ -95,6 +95,7 @@ def look_rows(
             variance = gate.benefit()[1]
             charge = charges.units[name, key] if key else charges.branches[name]
             mean, noise = float(benefit.mean()), float((variance.mean() / len(variance)).sqrt())
+            noise *= 1.0 if key else LASTING
             kept = state.counts[key] if key else 1
             row = {"step": search.steps, "branch": name, "group": key}
             row |= {"theta": float(theta.mean()), "benefit": mean, "noise": noise}

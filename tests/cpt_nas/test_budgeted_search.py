@@ -20,6 +20,7 @@ import cpt_nas
 from cpt_nas import checkpoint
 from cpt_nas.budget import BudgetError
 from cpt_nas.config import ConfigError, Recipe, load_recipe
+from cpt_nas.decide import LASTING
 from cpt_nas.train import train
 
 X = torch.zeros(1, 3, 32, 32).double()
@@ -89,8 +90,8 @@ def test_what_the_loss_asks_for_stays() -> None:
     for slot, w in wanted.items():
         if len(w) > 1:
             w[::2] = 0.1
-        else:  # a branch is as good as its units
-            w[:] = 5.0 if slot == "layer3/0" else 0.4
+        else:  # in the long run a branch is as good as its units
+            w[:] = 5.0 if slot == "layer3/0" else 0.4 / LASTING
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     sampler = next(iter(model._forward_pre_hooks.values()))
     model.train()
