@@ -9,23 +9,22 @@ group gets narrower (half the units, twice the benefit each).
 
 Widths move by the channel step, because nothing in between is faster.
 
-A branch's benefit is measured by leaving it out for a mini-batch, to which nothing else can adapt.
-When it is gone for good, the branches beside it take over some of it; a unit among many is hardly
-missed at once either way. LASTING is the share of a branch's benefit that is counted for lost. It
-is set by experience (docs/hardware.md, "What could be had"), like the papers' kappa, which weighs
-layers against units.
+What is worth least is seldom known for sure: benefits are measured on some hundred mini-batches,
+and early, when the loss does not ask for capacity yet. So of all that cannot be told from the
+least, at two standard errors, that closes which takes the fewest parameters for what it saves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
-LASTING = 0.5
+STANDARD_ERRORS = 2.0  # by which two are told apart
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,14 @@ class Group:
         theta: [K] of the units still there.
         benefit: [K] how much lower the loss is for each of them.
         width: channels a unit.
+        variance: of the noise of the benefits' mean.
         order: [K] positions, the most wanted first.
     """
 
     theta: Tensor
     benefit: Tensor
     width: int
+    variance: float = 0.0
 
     @cached_property
     def order(self) -> Tensor:
@@ -55,15 +56,17 @@ class Candidate:
 
     Attributes:
         theta: of its gate; 1 where it has none.
-        benefit: how much lower the loss is for it, in the long run.
+        benefit: how much lower the loss is for it.
         removable: it has a gate.
         groups: by name.
+        variance: of the benefit's noise.
     """
 
     theta: float
     benefit: float
     removable: bool
     groups: dict[str, Group] = field(default_factory=dict)
+    variance: float = 0.0
 
 
 @dataclass
@@ -76,22 +79,22 @@ class State:
 
 @dataclass(frozen=True)
 class Charges:
-    """What everything is charged as the states are, over the dense network's cost.
+    """What everything is charged as the states are, and its parameters; over the dense network's.
 
     Attributes:
-        branches: name -> for being there, with the units of its state.
-        units: (branch, group) -> for each unit.
+        branches: name -> (charge, parameters) for being there, with the units of its state.
+        units: (branch, group) -> (charge, parameters) of each unit.
     """
 
-    branches: Mapping[str, float]
-    units: Mapping[tuple[str, str], float]
+    branches: Mapping[str, tuple[float, float]]
+    units: Mapping[tuple[str, str], tuple[float, float]]
 
 
 class Pricing(Protocol):
     """Costs of what would be left; see :class:`cpt_nas.price.Price`."""
 
     def costs_of(self, states: Mapping[str, State]) -> Mapping[str, float]:
-        """Measure -> cost."""
+        """Measure -> cost; 'params' is always among them."""
 
     def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
         """Charges, where the price of each measure is its weight."""
@@ -118,14 +121,32 @@ class _Move:
 
     Attributes:
         benefit: lost, or won.
-        worth: that over what it is charged.
+        variance: of its noise.
+        charge: saved, or paid.
+        params: lost, or won.
     """
 
     benefit: float
-    worth: float
+    variance: float
+    charge: float
+    params: float
     branch: str
     group: str | None
     state: State
+
+    @property
+    def worth(self) -> float:
+        return self.benefit / max(self.charge, 1e-12)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the worth."""
+        return math.sqrt(self.variance) / max(self.charge, 1e-12)
+
+    @property
+    def params_for_cost(self) -> float:
+        """To three digits, so that branches alike are alike."""
+        return float(f"{self.params / max(self.charge, 1e-12):.3g}")
 
     @property
     def what(self) -> tuple[str, str | None]:
@@ -134,10 +155,11 @@ class _Move:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A way to meet the goals, and the benefit it loses."""
+    """A way to meet the goals, the benefit it loses, and the variance of that."""
 
     states: dict[str, State]
     lost: float
+    variance: float
     worth: float
 
 
@@ -218,10 +240,30 @@ def decide(
         within = 1.0
     plans = list(_plans(branches, states, step, pricing, goals, scales, within))
     filled_up = [_fill(branches, p, step, pricing, goals, within) for p in plans]
-    best = min(filled_up, key=lambda p: p.lost)
+    least = min(filled_up, key=lambda p: p.lost)
+    near = [p for p in filled_up if _alike(p.lost - least.lost, p.variance, least.variance)]
+    best = max(near, key=lambda p: pricing.costs_of(p.states)["params"])
     return Decision(
         best.states, best.worth, _weights(_above(pricing.costs_of(states), goals), scales)
     )
+
+
+def _alike(difference: float, *variances: float) -> bool:
+    """Two that cannot be told apart for their noise."""
+    return abs(difference) <= STANDARD_ERRORS * math.sqrt(sum(variances))
+
+
+def _least_worth(moves: Sequence[_Move]) -> _Move:
+    """Of all that cannot be told from the least, what takes the fewest parameters for its cost."""
+    least = min(moves, key=lambda m: m.worth)
+    near = [m for m in moves if _alike(m.worth - least.worth, m.error**2, least.error**2)]
+    return min(near, key=lambda m: (m.params_for_cost, m.worth))
+
+
+def _most_worth(moves: Sequence[_Move]) -> _Move:
+    most = max(moves, key=lambda m: m.worth)
+    near = [m for m in moves if _alike(m.worth - most.worth, m.error**2, most.error**2)]
+    return max(near, key=lambda m: (m.params_for_cost, m.worth))
 
 
 def _above(costs: Mapping[str, float], goals: Mapping[str, float]) -> list[str]:
@@ -252,7 +294,7 @@ def _plans(
 
     Where that overshoots, as a whole branch does, there is another way without that last move.
     """
-    lost, worth = dict.fromkeys(branches, 0.0), 0.0
+    lost, worth, variance = dict.fromkeys(branches, 0.0), 0.0, 0.0
     needed: set[tuple[str, str | None]] = set()
     while above := _above(pricing.costs_of(states), goals):
         charges = pricing.charges_of(states, _weights(above, scales))
@@ -260,19 +302,20 @@ def _plans(
         free = [m for m in moves if m.what not in needed]
         if not free:
             return
-        move = min(free, key=lambda m: m.worth)
+        move = _least_worth(free)
         benefit = move.benefit
         if move.group is None:  # what its units lost is lost already
             benefit = max(0.0, benefit - lost[move.branch])
         after = states | {move.branch: move.state}
         costs = pricing.costs_of(after)
         if not _above(costs, goals) and _roomy(costs, goals, within):
-            yield _Plan(after, sum(lost.values()) + benefit, max(worth, move.worth))
+            total = sum(lost.values()) + benefit
+            yield _Plan(after, total, variance + move.variance, max(worth, move.worth))
             needed.add(move.what)
             continue
-        states, worth = after, max(worth, move.worth)
+        states, worth, variance = after, max(worth, move.worth), variance + move.variance
         lost[move.branch] += benefit
-    yield _Plan(states, sum(lost.values()), worth)
+    yield _Plan(states, sum(lost.values()), variance, worth)
 
 
 def _fill(
@@ -292,14 +335,14 @@ def _fill(
         open_moves = [m for m in moves if m.what not in refused]
         if not open_moves:
             break
-        move = max(open_moves, key=lambda m: m.worth)
+        move = _most_worth(open_moves)
         before, states[move.branch] = states[move.branch], move.state
         if _above(pricing.costs_of(states), goals):
             states[move.branch] = before
             refused.add(move.what)
         else:
             lost -= move.benefit
-    return _Plan(states, lost, plan.worth)
+    return _Plan(states, lost, plan.variance, plan.worth)
 
 
 def _moves(
@@ -314,13 +357,14 @@ def _moves(
     for name, branch in branches.items():
         state = states[name]
         if branch.removable and state.kept == (direction < 0):
-            benefit = branch.benefit
-            least = _least(branch, step)
+            least, part = _least(branch, step), 1.0
             for key, units in least.items() if direction > 0 else ():
-                benefit *= units / len(branch.groups[key].theta)
+                part *= units / len(branch.groups[key].theta)
             moved = State(direction > 0, least)
-            charge = charges.branches[name]
-            moves.append(_Move(benefit, _worth(benefit, charge), name, None, moved))
+            noise = part * part * branch.variance
+            moves.append(
+                _Move(part * branch.benefit, noise, *charges.branches[name], name, None, moved)
+            )
         if not state.kept:
             continue
         for key, group in branch.groups.items():
@@ -330,20 +374,16 @@ def _moves(
             low, high = sorted((count, state.counts[key]))
             of_these = float(group.benefit[group.order[low:high]].mean())
             # Measured with so many on as theta says; log-like in how many there are.
-            each = of_these * float(group.theta.sum()) * 2 / (low + high)
+            many = (high - low) * float(group.theta.sum()) * 2 / (low + high)
             moved = State(True, state.counts | {key: count})
-            benefit = each * (high - low)
-            worth = _worth(each, charges.units[name, key])
-            moves.append(_Move(benefit, worth, name, key, moved))
+            charge, params = ((high - low) * x for x in charges.units[name, key])
+            noise = many * many * group.variance
+            moves.append(_Move(many * of_these, noise, charge, params, name, key, moved))
     return moves
 
 
 def _least(branch: Candidate, step: int) -> dict[str, int]:
     return {k: filled(1, len(g.theta), step, g.width) for k, g in branch.groups.items()}
-
-
-def _worth(benefit: float, charge: float) -> float:
-    return benefit / max(charge, 1e-12)
 
 
 def _next(count: int, direction: int, size: int, step: int, width: int) -> int | None:

@@ -116,10 +116,10 @@ class Price:
         return self.cost.of_counts(branches, units)
 
     def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
-        """What each branch and unit of ``states`` adds to what is charged, over the dense cost.
+        """What each branch and unit of ``states`` adds to what is charged, and to the parameters.
 
-        Exact for a single change, because every cost is multilinear. A closed branch is charged
-        for coming back with its state's units.
+        Over the dense network's; exact for a single change, because every cost is multilinear. A
+        closed branch is charged for coming back with its state's units.
 
         Args:
             weights: measure with a budget -> its share in the price.
@@ -143,12 +143,17 @@ class Price:
             live = sum((branches[n] for n in self.gated.found if n in branches), zero).sum()
             parts = [w * self._charged(m, costs, live) for m, w in weights.items()]
             price = torch.stack(parts).sum() / len(self.gated.found)
+            params = costs["params"] / self.dense["params"]
         leaves = [*branches.values(), *units.values()]
-        grads = torch.autograd.grad(price, leaves, allow_unused=True)
-        values = [0.0 if g is None else float(g) for g in grads]
-        return Charges(
-            dict(zip(branches, values[: len(branches)])), dict(zip(keys, values[len(branches) :]))
+        charge, size = (
+            [0.0 if g is None else float(g) for g in grads]
+            for grads in (
+                torch.autograd.grad(price, leaves, allow_unused=True, retain_graph=True),
+                torch.autograd.grad(params, leaves, allow_unused=True),
+            )
         )
+        both = list(zip(charge, size, strict=True))
+        return Charges(dict(zip(branches, both)), dict(zip(keys, both[len(branches) :])))
 
     def lowest_costs(self, channel_step: int) -> dict[str, float]:
         """Costs with everything closed that may be."""

@@ -355,12 +355,18 @@ class Search:
             for g in found.branch.groups:
                 units = self.gated.gate(group_key(name, g.name))
                 assert units is not None, "a branch that is left has all its groups' gates"
+                benefit, variance = units.benefit()
+                benefits = decide.shrunk(benefit, variance).cpu()
+                noise = float(variance.mean() / len(variance))
                 theta = units.theta.detach().cpu()
-                benefits = decide.shrunk(*units.benefit()).cpu()
-                groups[g.name] = decide.Group(theta, benefits, g.width)
-            theta_of = 1.0 if gate is None else float(gate.theta.detach())
-            benefit = 0.0 if gate is None else decide.LASTING * float(gate.benefit()[0])
-            candidates[name] = decide.Candidate(theta_of, benefit, gate is not None, groups)
+                groups[g.name] = decide.Group(theta, benefits, g.width, noise)
+            if gate is None:
+                candidates[name] = decide.Candidate(1.0, 0.0, False, groups)
+            else:
+                numbers = [float(x) for x in (gate.theta.detach(), *gate.benefit())]
+                candidates[name] = decide.Candidate(
+                    numbers[0], numbers[1], True, groups, numbers[2]
+                )
         return candidates
 
     def _spared(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cpt_nas.cost import group_key
-from cpt_nas.decide import LASTING, Candidate, Decision, State, whole
+from cpt_nas.decide import Candidate, Decision, State, whole
 
 if TYPE_CHECKING:
     from cpt_nas.search import Search
@@ -74,8 +74,8 @@ def look_rows(
 ) -> list[dict[str, Any]]:
     """A row for every branch and every group: what it is worth, and what was decided.
 
-    ``benefit`` is how much lower the loss is for the branch in the long run, or for one unit of
-    the group in the mean, ``noise`` its standard error; ``charge`` is what it adds to the costs of
+    ``benefit`` is how much lower the loss is for the branch, or for one unit of the group in the
+    mean, ``noise`` its standard error; ``charge`` and ``params`` are what it adds to the costs of
     what is still there, over the dense network's; ``worth`` is the benefit over the charge,
     ``price`` the worth of the last that had to close.
     """
@@ -85,20 +85,16 @@ def look_rows(
     charges = search.price.charges_of(whole(candidates), weights)
     for name, candidate in candidates.items():
         state = decision.states[name]
-        parts = [(key, g.theta, g.benefit) for key, g in candidate.groups.items()]
+        parts = [(key, g.theta, g.benefit, g.variance) for key, g in candidate.groups.items()]
         if candidate.removable:
-            whole_branch = torch.tensor([candidate.theta]), torch.tensor([candidate.benefit])
-            parts.insert(0, ("", *whole_branch))
-        for key, theta, benefit in parts:
-            gate = search.gated.gate(group_key(name, key) if key else name)
-            assert gate is not None, "what can be decided has a gate"
-            variance = gate.benefit()[1]
-            charge = charges.units[name, key] if key else charges.branches[name]
-            mean, noise = float(benefit.mean()), float((variance.mean() / len(variance)).sqrt())
-            noise *= 1.0 if key else LASTING
+            theta, benefit = torch.tensor([[candidate.theta], [candidate.benefit]])
+            parts.insert(0, ("", theta, benefit, candidate.variance))
+        for key, theta, benefit, variance in parts:
+            charge, params = charges.units[name, key] if key else charges.branches[name]
+            mean = float(benefit.mean())
             kept = state.counts[key] if key else 1
             row = {"step": search.steps, "branch": name, "group": key}
-            row |= {"theta": float(theta.mean()), "benefit": mean, "noise": noise}
-            row |= {"charge": charge, "worth": mean / max(charge, 1e-12)}
+            row |= {"theta": float(theta.mean()), "benefit": mean, "noise": math.sqrt(variance)}
+            row |= {"charge": charge, "params": params, "worth": mean / max(charge, 1e-12)}
             rows.append(row | {"price": decision.worth, "kept": kept if state.kept else 0})
     return rows

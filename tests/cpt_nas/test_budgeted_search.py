@@ -20,7 +20,6 @@ import cpt_nas
 from cpt_nas import checkpoint
 from cpt_nas.budget import BudgetError
 from cpt_nas.config import ConfigError, Recipe, load_recipe
-from cpt_nas.decide import LASTING
 from cpt_nas.train import train
 
 X = torch.zeros(1, 3, 32, 32).double()
@@ -84,14 +83,14 @@ def test_what_the_loss_asks_for_stays() -> None:
     """A made-up loss in which one branch and every other unit matter; all else is noise."""
     model = build("basic")
     search = cpt_nas.attach(
-        model, X, macs_budget=0.5, warmup_steps=0, ramp_steps=100, freeze_step=140
+        model, X, macs_budget=0.5, warmup_steps=0, ramp_steps=400, freeze_step=500
     )
     wanted = {slot: torch.zeros(len(g)) for slot, g in search.gates.items()}
     for slot, w in wanted.items():
         if len(w) > 1:
             w[::2] = 0.1
-        else:  # in the long run a branch is as good as its units
-            w[:] = 5.0 if slot == "layer3/0" else 0.4 / LASTING
+        else:  # a branch is as good as its units
+            w[:] = 5.0 if slot == "layer3/0" else 0.4
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     sampler = next(iter(model._forward_pre_hooks.values()))
     model.train()
@@ -106,10 +105,11 @@ def test_what_the_loss_asks_for_stays() -> None:
         search.step(optimizer)
     structure = search.structure()
     assert structure.branches["layer3.0"].kept
-    kept = [
-        u for b in structure.branches.values() if b.kept for g in b.units.values() for u in g.kept
-    ]
-    assert sum(u % 2 == 0 for u in kept) > 0.7 * len(kept)
+    groups = [g for b in structure.branches.values() if b.kept for g in b.units.values()]
+    for group in groups:  # what was wanted is still there, or goes last
+        even = sum(u % 2 == 0 for u in group.kept)
+        assert even >= 0.9 * min(group.total / 2, len(group.kept))
+    assert sum(g.total - len(g.kept) for g in groups) > 20
     assert search.live_costs()["macs"] <= search.price.budgets["macs"]
 
 

@@ -47,9 +47,9 @@ class Prices:
 
     def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
         latency, params = weights.get("latency", 0.0), weights.get("params", 0.0)
-        units = {(n, "g"): each(n) * (latency + params) for n in states}
-        held = {n: s.counts["g"] * each(n) for n, s in states.items()}
-        branches = {n: latency * (10 + held[n]) + params * held[n] for n in states}
+        units = {(n, "g"): (each(n) * (latency + params), float(each(n))) for n in states}
+        held = {n: float(s.counts["g"] * each(n)) for n, s in states.items()}
+        branches = {n: (latency * (10 + held[n]) + params * held[n], held[n]) for n in states}
         return Charges(branches, units)
 
 
@@ -95,6 +95,30 @@ def test_what_is_worth_least_for_its_cost_closes_first() -> None:
         assert found == left
         least = min(1.0 / 14, benefit / 18)
         assert decision.worth == pytest.approx(least) and decision.weights == {"latency": 1.0}
+
+
+def test_of_what_cannot_be_told_apart_the_fewest_parameters_go() -> None:
+    """b0 costs 14 and has 4 parameters, b1 18 and 8; b1 is worth a little less."""
+    for noise, left in ((0.0, {"b0": 4, "b1": 0}), (0.04, {"b0": 0, "b1": 4})):
+        branches = {
+            name: Candidate(
+                1.0, benefit, True, {"g": Group(torch.ones(4), torch.ones(4), 1)}, noise
+            )
+            for name, benefit in (("b0", 1.4), ("b1", 1.7))
+        }
+        assert decided(branches, 24.0, within=None)[1] == left
+
+
+def test_of_plans_that_cannot_be_told_apart_the_most_parameters_stay() -> None:
+    """3 have to go: of b1's 8 parameters, or b0 goes and comes back as wide as fits."""
+    for noise, left in ((0.0, {"b0": 4, "b1": 2}), (1.0, {"b0": 1, "b1": 4})):
+        few = Group(torch.ones(4), torch.full((4,), 9.0), 1)
+        many = Group(torch.ones(4), torch.full((4,), 0.1), 1)
+        branches = {
+            "b0": Candidate(1.0, 0.5, True, {"g": few}, noise),
+            "b1": Candidate(1.0, 9.0, True, {"g": many}),
+        }
+        assert decided(branches, 5 + 14 + 18 - 3)[1] == left
 
 
 def test_units_are_worth_more_the_fewer_they_are() -> None:
