@@ -14,7 +14,7 @@ they come, and at multiples of 8). At the end every network is measured in both 
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again. ``--report-only`` takes what is finished. Measuring
 wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run),
-docs/hardware/*.png and the tables in docs/hardware.md and README.md.
+docs/hardware_looks.csv (what everything was worth in the searches), docs/hardware/*.png and the tables in docs/hardware.md and README.md.
 """
 
 from __future__ import annotations
@@ -245,10 +245,12 @@ def write(output: Path, report: Path, runs: Sequence[str]) -> None:
         shutil.copyfile(report / "figures" / f"{picture}.png", pictures / f"{picture}.png")
     structures = output / "report_searches" / "figures" / f"structures_{MODEL}.png"
     shutil.copyfile(structures, pictures / structures.name)
+    shutil.copyfile(report / "looks.csv", DOCS / "hardware_looks.csv")
     for name in runs:
-        picture = report / "figures" / f"search_{name}.png"
-        if name.endswith("-s0") and picture.exists():
-            shutil.copyfile(picture, pictures / picture.name)
+        for kind in ("search", "worth"):
+            picture = report / "figures" / f"{kind}_{name}.png"
+            if name.endswith("-s0") and picture.exists():
+                shutil.copyfile(picture, pictures / picture.name)
 
 
 def step_times(exports: Mapping[str, Path]) -> dict[str, float]:
