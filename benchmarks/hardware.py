@@ -14,7 +14,8 @@ they come, and at multiples of 8). At the end every network is measured in both 
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again. ``--report-only`` takes what is finished. Measuring
 wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run),
-docs/hardware_looks.csv (what everything was worth in the searches), docs/hardware/*.png and the tables in docs/hardware.md and README.md.
+docs/hardware_looks.csv (what everything was worth in the searches), docs/hardware/*.png and the
+tables in docs/hardware.md and README.md.
 """
 
 from __future__ import annotations
