@@ -100,7 +100,7 @@ class GatedModel:
     def _new_gate(self, name: str, size: int) -> BernoulliGate:
         s = self.settings
         gate = BernoulliGate(size, theta=s.theta_init, estimator=s.estimator)
-        self.gates[_slot(name)] = gate
+        self.gates[slot_of(name)] = gate
         return gate
 
     def all_gates(self) -> list[BernoulliGate]:
@@ -108,7 +108,7 @@ class GatedModel:
 
     def gate(self, name: str) -> BernoulliGate | None:
         """The gate of a branch, or of a group by its key; None where nothing is gated (now)."""
-        slot = _slot(name)
+        slot = slot_of(name)
         if slot not in self.gates:
             return None
         gate = self.gates[slot]
@@ -173,7 +173,7 @@ class GatedModel:
             if fewer_or_none is None:
                 plan.removed.setdefault(found.block, []).append(found.branch)
                 branch.kept = False
-                for slot in map(_slot, (name, *(group_key(name, g) for g in branch.units))):
+                for slot in map(slot_of, (name, *(group_key(name, g) for g in branch.units))):
                     if slot in self.gates:
                         del self.gates[slot]
                 for units in branch.units.values():
@@ -183,7 +183,7 @@ class GatedModel:
             for group, positions in fewer_or_none.items():
                 units = branch.units[group]
                 units.kept = [units.kept[i] for i in positions.tolist()]
-                slot = _slot(group_key(name, group))
+                slot = slot_of(group_key(name, group))
                 for tensor in ("theta", "mask", "index", "charge", "side", "memory"):
                     name_of = f"{slot}.{tensor}"
                     along = Slice(name_of, dim=1 if tensor == "memory" else 0)
@@ -232,5 +232,6 @@ class GatedModel:
                     tensor.index_fill_(fold.dim, index, 0.0)
 
 
-def _slot(name: str) -> str:
+def slot_of(name: str) -> str:
+    """Where a branch's or a group's gate is: a ModuleDict's keys hold no dots."""
     return name.replace(".", "/")

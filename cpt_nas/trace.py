@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cpt_nas.cost import group_key
 from cpt_nas.decide import Candidate, Decision, State, whole
+from cpt_nas.gated import slot_of
 
 if TYPE_CHECKING:
     from cpt_nas.search import Search
@@ -53,10 +55,9 @@ def removed_rows(
     for name, state in states.items():
         candidate = candidates[name]
         same = {"step": search.steps, "branch": name, "at_freeze": forced}
-        slot = name.replace(".", "/")
         if not state.kept:
             row = {"group": "", "gates": 1, "theta": candidate.theta}
-            driven = float(candidate.benefit < float(price[slot]))
+            driven = float(candidate.benefit < float(price[slot_of(name)]))
             rows.append(same | row | {"driven_down": driven})
             continue
         for key, count in state.counts.items():
@@ -64,7 +65,7 @@ def removed_rows(
             gone = group.order[count:]
             if len(gone):
                 row = {"group": key, "gates": len(gone), "theta": float(group.theta[gone].max())}
-                cheap = group.benefit[gone] < price[f"{slot}/{key}"][gone]
+                cheap = group.benefit[gone] < price[slot_of(group_key(name, key))][gone]
                 rows.append(same | row | {"driven_down": float(cheap.float().mean())})
     return rows
 
