@@ -92,9 +92,9 @@ def one(job: tuple[str, int, int, Path]) -> dict[str, Any]:
     row["params_ratio"] = result["params"] / result["params_dense"]
     row["train_load"] = result["train_load"]
     trace = folder / "search.csv"
-    row["cost_before_freeze"] = (
-        pd.read_csv(trace)["cost:macs"].iloc[-1] if trace.exists() else float("nan")
-    )
+    row["cost_before_freeze"] = float("nan")
+    if trace.exists():  # of the MACs, or of what a fixed level charges
+        row["cost_before_freeze"] = pd.read_csv(trace).filter(like="cost:").iloc[-1, 0]
     return row
 
 
@@ -123,7 +123,7 @@ def summary(table: pd.DataFrame) -> str:
         row.append(f"{runs['macs_ratio'].mean():.3f}")
         rows.append([*row, f"{runs['branches'].mean():.1f}"])
     heads = ["changed", "epochs", "test acc. %", "range", "undecided at the freeze %"]
-    heads += ["MACs / dense, expected then", "gates decided by force", "MACs / dense, found"]
+    heads += ["cost / dense, expected then", "gates decided by force", "MACs / dense, found"]
     return markdown.table([*heads, "branches of 9"], rows)
 
 
