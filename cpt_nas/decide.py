@@ -253,17 +253,12 @@ def _alike(difference: float, *variances: float) -> bool:
     return abs(difference) <= STANDARD_ERRORS * math.sqrt(sum(variances))
 
 
-def _least_worth(moves: Sequence[_Move]) -> _Move:
-    """Of all that cannot be told from the least, what takes the fewest parameters for its cost."""
-    least = min(moves, key=lambda m: m.worth)
-    near = [m for m in moves if _alike(m.worth - least.worth, m.error**2, least.error**2)]
-    return min(near, key=lambda m: (m.params_for_cost, m.worth))
-
-
-def _most_worth(moves: Sequence[_Move]) -> _Move:
-    most = max(moves, key=lambda m: m.worth)
-    near = [m for m in moves if _alike(m.worth - most.worth, m.error**2, most.error**2)]
-    return max(near, key=lambda m: (m.params_for_cost, m.worth))
+def _next_move(moves: Sequence[_Move], direction: int) -> _Move:
+    """What is worth least to close (-1), most to open (1); of all that cannot be told from it,
+    what takes the fewest parameters for its cost, or brings the most."""
+    first = max(moves, key=lambda m: direction * m.worth)
+    near = [m for m in moves if _alike(m.worth - first.worth, m.error**2, first.error**2)]
+    return max(near, key=lambda m: (direction * m.params_for_cost, direction * m.worth))
 
 
 def _above(costs: Mapping[str, float], goals: Mapping[str, float]) -> list[str]:
@@ -302,7 +297,7 @@ def _plans(
         free = [m for m in moves if m.what not in needed]
         if not free:
             return
-        move = _least_worth(free)
+        move = _next_move(free, -1)
         benefit = move.benefit
         if move.group is None:  # what its units lost is lost already
             benefit = max(0.0, benefit - lost[move.branch])
@@ -335,7 +330,7 @@ def _fill(
         open_moves = [m for m in moves if m.what not in refused]
         if not open_moves:
             break
-        move = _most_worth(open_moves)
+        move = _next_move(open_moves, 1)
         before, states[move.branch] = states[move.branch], move.state
         if _above(pricing.costs_of(states), goals):
             states[move.branch] = before

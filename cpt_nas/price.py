@@ -262,14 +262,15 @@ class Price:
     def _charge_open(self) -> None:
         """Set every gate's charge to what it adds to the objective with everything open."""
         gates = self.gated.all_gates()
+        if not gates or OBJECTIVE not in self.levels:
+            return
         thetas = [gate.theta for gate in gates]
         before = [theta.detach().clone() for theta in thetas]
         for theta in thetas:
             theta.data.fill_(1.0)
-        if gates and OBJECTIVE in self.levels:
-            objective = self.objective(self.costs(), self.branch_sum())
-            for gate, charge in zip(gates, torch.autograd.grad(objective, thetas)):
-                gate.charge.copy_(charge)
+        objective = self.objective(self.costs(), self.branch_sum())
+        for gate, charge in zip(gates, torch.autograd.grad(objective, thetas)):
+            gate.charge.copy_(charge)
         for theta, value in zip(thetas, before):
             theta.data.copy_(value)
 

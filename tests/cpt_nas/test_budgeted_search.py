@@ -20,6 +20,8 @@ import cpt_nas
 from cpt_nas import checkpoint
 from cpt_nas.budget import BudgetError
 from cpt_nas.config import ConfigError, Recipe, load_recipe
+from cpt_nas.cost import build_cost
+from cpt_nas.structure import Structure, load_structure
 from cpt_nas.train import train
 
 X = torch.zeros(1, 3, 32, 32).double()
@@ -36,6 +38,25 @@ def budgeted(**search: Any) -> Recipe:
     )
 
 
+def nothing_fits(structure: Structure, budgets: dict[str, float]) -> bool:
+    """Neither a unit more nor a branch with one unit could be had within the budgets."""
+    model = timm.create_model(structure.architecture, **structure.model_kwargs)
+    cost = build_cost(model, torch.zeros(1, structure.model_kwargs["in_chans"], 32, 32))
+    larger = []
+    for name, branch in structure.branches.items():
+        for group, units in branch.units.items():
+            if branch.kept and len(units.kept) == units.total:
+                continue
+            grown = structure.model_copy(deep=True)
+            grown.branches[name].kept = True
+            for other, left in grown.branches[name].units.items():
+                count = max(1, len(left.kept)) + (branch.kept and other == group)
+                left.kept = list(range(count))
+            larger.append(cost.of_structure(grown))
+    assert larger
+    return all(any(costs[m] > bound for m, bound in budgets.items()) for costs in larger)
+
+
 @pytest.mark.parametrize(
     "budgets",
     [{"macs_budget": 0.5}, {"params_budget": "3k"}, {"params_budget": 0.7, "macs_budget": 0.4}],
@@ -47,6 +68,8 @@ def test_budgets_hold_and_are_reported(tmp_path: Path, budgets: dict[str, Any]) 
         assert result["reached"][measure] == result[measure] <= bound
     tightest = max(result[m] / b for m, b in result["budgets"].items())
     assert tightest > 0.9  # units are coarse in so small a network
+    structure = load_structure(tmp_path / "run" / "structure.json")
+    assert tightest > 0.98 or nothing_fits(structure, result["budgets"])
     assert result["binding"] in result["budgets"]
     assert result["reached"][result["binding"]] / result["budgets"][
         result["binding"]
@@ -239,7 +262,7 @@ def test_resumed_under_a_budget_is_uninterrupted(tmp_path, monkeypatch, epochs: 
     restore()
     parts = train(chosen, tmp_path / "parts", resume=True, console=QUIET)
     assert same(tmp_path / "whole", tmp_path / "parts")
-    for file in ("structure.json", "search.csv", "removed.csv"):
+    for file in ("structure.json", "search.csv", "removed.csv", "looks.csv"):
         assert (tmp_path / "whole" / file).read_text() == (tmp_path / "parts" / file).read_text()
     for key in ("test_acc", "macs", "forced", "undecided_at_freeze", "log_gamma"):
         assert whole[key] == parts[key]
