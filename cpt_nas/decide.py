@@ -25,6 +25,7 @@ from typing import Protocol
 from torch import Tensor
 
 STANDARD_ERRORS = 2.0  # by which two are told apart
+STRIDES = 32  # in which the units of a group close
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,6 @@ class _Move:
         return self.branch, self.group
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A way to meet the goals, the benefit it loses, and the variance of that."""
-
-    states: dict[str, State]
-    lost: float
-    variance: float
-    worth: float
-
-
 def shrunk(benefit: Tensor, variance: Tensor) -> Tensor:
     """Benefits of a group's units, drawn to their mean as far as noise explains their spread.
 
@@ -216,9 +207,9 @@ def decide(
     pricing: Pricing,
     goals: Mapping[str, float],
     scales: Mapping[str, float],
-    within: float | None = 0.02,
+    within: float = 0.02,
 ) -> Decision:
-    """Close until every goal is met.
+    """What stays when every goal is met.
 
     Args:
         branches: all that are still there.
@@ -229,163 +220,40 @@ def decide(
         scales: measure -> what counts as much as another measure's; those above their goals are
             charged in the inverse proportion.
         within: reopen what is worth most while every cost is lower than this share below its goal
-            and something fits; None: do not.
+            and something fits; 1: do not.
     """
+    task = _Task(branches, step, pricing, goals, scales, within)
     states = {
         # A closed branch would come back with its smallest widths.
         name: state if state.kept else State(False, _least(branches[name], step))
         for name, state in states.items()
     }
-    if within is None:
-        within = 1.0
-    plans = list(_plans(branches, states, step, pricing, goals, scales, within))
-    filled_up = [_fill(branches, p, step, pricing, goals, within) for p in plans]
-    least = min(filled_up, key=lambda p: p.lost)
-    near = [p for p in filled_up if _alike(p.lost - least.lost, p.variance, least.variance)]
-    best = max(near, key=lambda p: pricing.costs_of(p.states)["params"])
-    return Decision(
-        best.states, best.worth, _weights(_above(pricing.costs_of(states), goals), scales)
-    )
+    plans = [task.fill(plan) for plan in task.plans(states)]
+    least = min(plans, key=lambda p: p.total)
+    near = [p for p in plans if _alike(p.total - least.total, p.variance(least))]
+    best = max(near, key=lambda p: (pricing.costs_of(p.states)["params"], -p.total))
+    return Decision(best.states, best.worth, task.weights(task.above(states)))
 
 
-def _alike(difference: float, *variances: float) -> bool:
-    """Two that cannot be told apart for their noise."""
-    return abs(difference) <= STANDARD_ERRORS * math.sqrt(sum(variances))
-
-
-def _next_move(moves: Sequence[_Move], direction: int) -> _Move:
-    """What is worth least to close (-1), most to open (1); of all that cannot be told from it,
-    what takes the fewest parameters for its cost, or brings the most."""
-    first = max(moves, key=lambda m: direction * m.worth)
-    near = [m for m in moves if _alike(m.worth - first.worth, m.error**2, first.error**2)]
-    return max(near, key=lambda m: (direction * m.params_for_cost, direction * m.worth))
-
-
-def _above(costs: Mapping[str, float], goals: Mapping[str, float]) -> list[str]:
-    return [m for m, bound in goals.items() if costs[m] > bound]
-
-
-def _weights(measures: Iterable[str], scales: Mapping[str, float]) -> dict[str, float]:
-    """Shares in the price, in inverse proportion to the scales."""
-    inverse = {m: 1.0 / scales[m] for m in measures}
-    return {m: w / sum(inverse.values()) for m, w in inverse.items()}
-
-
-def _roomy(costs: Mapping[str, float], goals: Mapping[str, float], within: float) -> bool:
-    """Every cost is lower than ``within`` below its goal."""
-    return all(costs[m] <= (1.0 - within) * bound for m, bound in goals.items())
-
-
-def _plans(
+def towards(
     branches: Mapping[str, Candidate],
-    states: dict[str, State],
+    final: Mapping[str, State],
     step: int,
     pricing: Pricing,
     goals: Mapping[str, float],
     scales: Mapping[str, float],
-    within: float,
-) -> Iterator[_Plan]:
-    """Ways to meet the goals: what is worth least closes first.
+) -> Decision:
+    """Of what does not stay in the end, what is worth least goes until the goals are met.
 
-    Where that overshoots, as a whole branch does, there is another way without that last move.
+    Args:
+        final: what stays in the end; its costs meet the goals.
+
+    See :func:`decide` for the others.
     """
-    lost, worth, variance = dict.fromkeys(branches, 0.0), 0.0, 0.0
-    needed: set[tuple[str, str | None]] = set()
-    while above := _above(pricing.costs_of(states), goals):
-        charges = pricing.charges_of(states, _weights(above, scales))
-        moves = _moves(branches, states, charges, step, -1)
-        free = [m for m in moves if m.what not in needed]
-        if not free:
-            return
-        move = _next_move(free, -1)
-        benefit = move.benefit
-        if move.group is None:  # what its units lost is lost already
-            benefit = max(0.0, benefit - lost[move.branch])
-        after = states | {move.branch: move.state}
-        costs = pricing.costs_of(after)
-        if not _above(costs, goals) and _roomy(costs, goals, within):
-            total = sum(lost.values()) + benefit
-            yield _Plan(after, total, variance + move.variance, max(worth, move.worth))
-            needed.add(move.what)
-            continue
-        states, worth, variance = after, max(worth, move.worth), variance + move.variance
-        lost[move.branch] += benefit
-    yield _Plan(states, sum(lost.values()), variance, worth)
-
-
-def _fill(
-    branches: Mapping[str, Candidate],
-    plan: _Plan,
-    step: int,
-    pricing: Pricing,
-    goals: Mapping[str, float],
-    within: float,
-) -> _Plan:
-    """Reopen what is worth most while there is room and something fits."""
-    states, lost = dict(plan.states), plan.lost
-    refused: set[tuple[str, str | None]] = set()
-    evenly = {m: 1.0 / len(goals) for m in goals}
-    while goals and _roomy(pricing.costs_of(states), goals, within):
-        moves = _moves(branches, states, pricing.charges_of(states, evenly), step, 1)
-        open_moves = [m for m in moves if m.what not in refused]
-        if not open_moves:
-            break
-        move = _next_move(open_moves, 1)
-        before, states[move.branch] = states[move.branch], move.state
-        if _above(pricing.costs_of(states), goals):
-            states[move.branch] = before
-            refused.add(move.what)
-        else:
-            lost -= move.benefit
-    return _Plan(states, lost, plan.variance, plan.worth)
-
-
-def _moves(
-    branches: Mapping[str, Candidate],
-    states: Mapping[str, State],
-    charges: Charges,
-    step: int,
-    direction: int,
-) -> list[_Move]:
-    """Every next move down (-1) or up (1)."""
-    moves = []
-    for name, branch in branches.items():
-        state = states[name]
-        if branch.removable and state.kept == (direction < 0):
-            least, part = _least(branch, step), 1.0
-            for key, units in least.items() if direction > 0 else ():
-                part *= units / len(branch.groups[key].theta)
-            moved = State(direction > 0, least)
-            noise = part * part * branch.variance
-            moves.append(
-                _Move(part * branch.benefit, noise, *charges.branches[name], name, None, moved)
-            )
-        if not state.kept:
-            continue
-        for key, group in branch.groups.items():
-            count = _next(state.counts[key], direction, len(group.theta), step, group.width)
-            if count is None:
-                continue
-            low, high = sorted((count, state.counts[key]))
-            of_these = float(group.benefit[group.order[low:high]].mean())
-            # Measured with so many on as theta says; log-like in how many there are.
-            many = (high - low) * float(group.theta.sum()) * 2 / (low + high)
-            moved = State(True, state.counts | {key: count})
-            charge, params = ((high - low) * x for x in charges.units[name, key])
-            noise = many * many * group.variance
-            moves.append(_Move(many * of_these, noise, charge, params, name, key, moved))
-    return moves
-
-
-def _least(branch: Candidate, step: int) -> dict[str, int]:
-    return {k: filled(1, len(g.theta), step, g.width) for k, g in branch.groups.items()}
-
-
-def _next(count: int, direction: int, size: int, step: int, width: int) -> int | None:
-    """The next number of units in a direction that fills the channel step."""
-    stop = 0 if direction < 0 else size + 1
-    found = (n for n in range(count + direction, stop, direction))
-    return next((n for n in found if filled(n, size, step, width) == n), None)
+    task = _Task(branches, step, pricing, goals, scales, 1.0, final)
+    states = whole(branches)
+    (plan,) = task.plans(states)
+    return Decision(plan.states, plan.worth, task.weights(task.above(states)))
 
 
 def differing(states: Mapping[str, State], other: Mapping[str, State]) -> int:
@@ -397,3 +265,177 @@ def differing(states: Mapping[str, State], other: Mapping[str, State]) -> int:
         elif state.kept:
             count += sum(abs(n - other[name].counts[g]) for g, n in state.counts.items())
     return count
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What stays, at what price, and what each branch loses: (benefit, variance)."""
+
+    states: dict[str, State]
+    worth: float
+    lost: dict[str, tuple[float, float]]
+
+    @property
+    def total(self) -> float:
+        return sum(benefit for benefit, _ in self.lost.values())
+
+    def variance(self, other: _Plan) -> float:
+        """Of how much more one loses than the other: what both lose alike does not count."""
+        differing = [name for name in self.lost if self.lost[name] != other.lost[name]]
+        return sum(plan.lost[name][1] for plan in (self, other) for name in differing)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What :func:`decide` is asked, and the steps it takes."""
+
+    branches: Mapping[str, Candidate]
+    step: int
+    pricing: Pricing
+    goals: Mapping[str, float]
+    scales: Mapping[str, float]
+    within: float
+    final: Mapping[str, State] | None = None  # nothing closes beyond it
+
+    def above(self, states: Mapping[str, State]) -> list[str]:
+        costs = self.pricing.costs_of(states)
+        return [m for m, bound in self.goals.items() if costs[m] > bound]
+
+    def roomy(self, states: Mapping[str, State]) -> bool:
+        """Every cost is lower than ``within`` below its goal."""
+        costs = self.pricing.costs_of(states)
+        return all(costs[m] <= (1.0 - self.within) * bound for m, bound in self.goals.items())
+
+    def weights(self, measures: Iterable[str]) -> dict[str, float]:
+        """Shares in the price, in inverse proportion to the scales."""
+        inverse = {m: 1.0 / self.scales[m] for m in measures}
+        return {m: w / sum(inverse.values()) for m, w in inverse.items()}
+
+    def plans(self, states: dict[str, State]) -> Iterator[_Plan]:
+        """Ways to meet the goals: what is worth least closes first.
+
+        Where that overshoots, as a whole branch does, there is another way without that last move.
+        """
+        worth = 0.0
+        lost = dict.fromkeys(self.branches, (0.0, 0.0))
+        needed: set[tuple[str, str | None]] = set()
+        while above := self.above(states):
+            moves = self.moves(states, self.weights(above), -1)
+            free = [m for m in moves if m.what not in needed]
+            if not free:
+                return
+            move = _next_move(free, -1)
+            after = states | {move.branch: move.state}
+            benefit, variance = lost[move.branch]
+            if move.group is None:  # its units are lost with it, whether they went before or not
+                now = (max(benefit, move.benefit), move.variance)
+            else:
+                now = (benefit + move.benefit, variance + move.variance)
+            plan = _Plan(after, max(worth, move.worth), lost | {move.branch: now})
+            if not self.above(after) and self.roomy(after):
+                yield plan
+                needed.add(move.what)
+            else:
+                states, worth, lost = plan.states, plan.worth, plan.lost
+        yield _Plan(states, worth, lost)
+
+    def fill(self, plan: _Plan) -> _Plan:
+        """Reopen what is worth most while there is room and something fits."""
+        states, lost = plan.states, plan.lost
+        refused: set[tuple[str, str | None]] = set()
+        weights = {m: 1.0 / len(self.goals) for m in self.goals}
+        while self.goals and self.roomy(states):
+            moves = self.moves(states, weights, 1)
+            open_moves = [m for m in moves if m.what not in refused]
+            if not open_moves:
+                break
+            move = _next_move(open_moves, 1)
+            after = states | {move.branch: move.state}
+            if self.above(after):
+                refused.add(move.what)
+                continue
+            benefit, variance = lost[move.branch]
+            states = after
+            lost = lost | {move.branch: (benefit - move.benefit, variance)}
+        return _Plan(states, plan.worth, lost)
+
+    def moves(
+        self, states: Mapping[str, State], weights: Mapping[str, float], direction: int
+    ) -> list[_Move]:
+        """Every next move down (-1) or up (1)."""
+        charges = self.pricing.charges_of(states, weights)
+        moves = []
+        for name, branch in self.branches.items():
+            state = states[name]
+            last = None if self.final is None else self.final[name]
+            stays = last is not None and last.kept
+            goes = last is not None and not last.kept
+            if branch.removable and state.kept == (direction < 0) and not stays:
+                moves.append(self._whole_branch(name, charges.branches[name], direction))
+            for key in branch.groups if state.kept and not goes else ():
+                low = 1 if last is None else last.counts[key]
+                moves += self._units(name, key, state, charges.units[name, key], direction, low)
+        return moves
+
+    def _whole_branch(self, name: str, charge: tuple[float, float], direction: int) -> _Move:
+        branch = self.branches[name]
+        least, part = _least(branch, self.step), 1.0
+        for key, units in least.items() if direction > 0 else ():
+            part *= units / len(branch.groups[key].theta)
+        moved = State(direction > 0, least)
+        benefit, variance = part * branch.benefit, part * part * branch.variance
+        return _Move(benefit, variance, *charge, name, None, moved)
+
+    def _units(
+        self,
+        name: str,
+        key: str,
+        state: State,
+        charge: tuple[float, float],
+        direction: int,
+        least: int,
+    ) -> list[_Move]:
+        group, now = self.branches[name].groups[key], state.counts[key]
+        size = len(group.theta)
+        count = _next(now, direction, size, self.step, group.width, least)
+        if count is None:
+            return []
+        low, high = sorted((count, now))
+        of_these = float(group.benefit[group.order[low:high]].mean())
+        # Measured with so many on as theta says; log-like in how many there are.
+        many = (high - low) * float(group.theta.sum()) * 2 / (low + high)
+        moved = State(True, state.counts | {key: count})
+        price, params = ((high - low) * x for x in charge)
+        return [
+            _Move(many * of_these, many * many * group.variance, price, params, name, key, moved)
+        ]
+
+
+def _alike(difference: float, variance: float) -> bool:
+    """Two that cannot be told apart for their noise."""
+    return abs(difference) <= STANDARD_ERRORS * math.sqrt(variance)
+
+
+def _next_move(moves: Sequence[_Move], direction: int) -> _Move:
+    """What is worth least to close (-1), most to open (1); of all that cannot be told from it,
+    what takes the fewest parameters for its cost, or brings the most."""
+    first = max(moves, key=lambda m: direction * m.worth)
+    near = [m for m in moves if _alike(m.worth - first.worth, m.error**2 + first.error**2)]
+    return max(near, key=lambda m: (direction * m.params_for_cost, direction * m.worth))
+
+
+def _least(branch: Candidate, step: int) -> dict[str, int]:
+    return {k: filled(1, len(g.theta), step, g.width) for k, g in branch.groups.items()}
+
+
+def _next(count: int, direction: int, size: int, step: int, width: int, least: int) -> int | None:
+    """The next number of units in a direction that fills the channel step.
+
+    Down, several channel steps at a time where the group has more than ``STRIDES`` of them.
+    """
+    if direction > 0:
+        found = range(count + 1, size + 1)
+    else:
+        most = count - max(1, size // STRIDES)
+        found = range(min(count - 1, max(least, most)), least - 1, -1)
+    return next((n for n in found if filled(n, size, step, width) == n), None)

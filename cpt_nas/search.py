@@ -39,6 +39,7 @@ from hwprofiles import Profile
 OFF = 0.1  # 1 - theta of an open branch while the target falls: often enough to know its worth
 OFF_UNITS = 2.0  # units of a group that are off at a time, while the target falls; at most OFF
 LEAST_OFF = 0.02  # of them
+CHANGE = 0.15  # of a benefit: how far it may yet be another, whatever its noise
 DRIFT = 3.0  # of theta's range, while the gates settle
 MEMORY = 0.5  # of the ramp: the steps that the gates' benefits are averaged over
 LEAST_MEMORY = 20  # steps
@@ -269,12 +270,20 @@ class Search:
 
     @torch.no_grad()
     def _look(self, ahead: int) -> None:
-        """Decide what the target asks for at step ``ahead``; every gate gets its side."""
+        """Decide what stays in the end, and what of the rest goes by step ``ahead``."""
         candidates = self._candidates()
-        decision = self._decide(candidates, ahead)
+        final = self._decide(candidates, decide.whole(candidates))
+        self.looks += look_rows(self, candidates, final)
+        decision = decide.towards(
+            candidates,
+            final.states,
+            self.channel_step,
+            self.price,
+            self.price.goals(ahead),
+            self.price.scales,
+        )
         if decision.worth:
             self.price.set_levels(decision)
-        self.looks += look_rows(self, candidates, decision)
         for name, positions in _kept(candidates, decision.states).items():
             gate = self.gated.gate(name)
             if gate is not None:
@@ -288,23 +297,16 @@ class Search:
                     units.side[positions[group].to(units.side.device)] = 1.0
 
     def _decide(
-        self, candidates: Mapping[str, decide.Candidate], ahead: int | None
+        self, candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]
     ) -> decide.Decision:
-        """By worth, for the target at step ``ahead``; None: by theta, so that the budgets hold."""
-        goals, within = dict(self.price.budgets), 0.02
-        if ahead is None:
-            states = decide.by_theta(candidates, self.channel_step, 0.5)
-        else:
-            states = decide.whole(candidates)
-            goals = self.price.goals(ahead)
+        """From ``states``, so that the budgets hold and are made use of."""
         return decide.decide(
             candidates,
             states,
             self.channel_step,
             self.price,
-            goals,
+            self.price.budgets,
             self.price.scales,
-            within if goals == self.price.budgets else None,
         )
 
     # ---- cutting --------------------------------------------------------------------------------
@@ -324,10 +326,9 @@ class Search:
             return
         self.undecided_at_freeze = self.undecided()
         candidates = self._candidates()
-        decision = self._decide(candidates, None)
-        self.forced = decide.differing(
-            decision.states, decide.by_theta(candidates, self.channel_step, 0.5)
-        )
+        wanted = decide.by_theta(candidates, self.channel_step, 0.5)
+        decision = self._decide(candidates, wanted)
+        self.forced = decide.differing(decision.states, wanted)
         self.removed += removed_rows(self, candidates, decision.states, forced=True)
         self.gated.cut(_kept(candidates, decision.states), self.theta_optimizer, optimizer, ema)
         self.gated.unmount(ema)
@@ -357,16 +358,15 @@ class Search:
                 assert units is not None, "a branch that is left has all its groups' gates"
                 benefit, variance = units.benefit()
                 benefits = decide.shrunk(benefit, variance).cpu()
-                noise = float(variance.mean() / len(variance))
+                noise = float(variance.mean() / len(variance) + (CHANGE * benefit.mean()) ** 2)
                 theta = units.theta.detach().cpu()
                 groups[g.name] = decide.Group(theta, benefits, g.width, noise)
             if gate is None:
                 candidates[name] = decide.Candidate(1.0, 0.0, False, groups)
             else:
-                numbers = [float(x) for x in (gate.theta.detach(), *gate.benefit())]
-                candidates[name] = decide.Candidate(
-                    numbers[0], numbers[1], True, groups, numbers[2]
-                )
+                theta_, mean, noise = (float(x) for x in (gate.theta.detach(), *gate.benefit()))
+                noise += (CHANGE * mean) ** 2
+                candidates[name] = decide.Candidate(theta_, mean, True, groups, noise)
         return candidates
 
     def _spared(

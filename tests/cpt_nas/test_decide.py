@@ -66,7 +66,7 @@ def kept(states: Mapping[str, State]) -> dict[str, int]:
 
 
 def decided(
-    branches: Mapping[str, Candidate], goal: float, within: float | None = 0.02
+    branches: Mapping[str, Candidate], goal: float, within: float = 0.02
 ) -> tuple[Decision, dict[str, int]]:
     decision = decide(branches, whole(branches), 1, PRICES, {"latency": goal}, SCALES, within)
     return decision, kept(decision.states)
@@ -91,7 +91,7 @@ def test_what_is_worth_least_for_its_cost_closes_first() -> None:
             "b0": branch(1.0, [1.0] * 4, each=9),
             "b1": branch(1.0, [1.0] * 4, benefit=benefit, each=9),
         }
-        decision, found = decided(branches, 24.0, within=None)
+        decision, found = decided(branches, 24.0, within=1.0)
         assert found == left
         least = min(1.0 / 14, benefit / 18)
         assert decision.worth == pytest.approx(least) and decision.weights == {"latency": 1.0}
@@ -106,7 +106,7 @@ def test_of_what_cannot_be_told_apart_the_fewest_parameters_go() -> None:
             )
             for name, benefit in (("b0", 1.4), ("b1", 1.7))
         }
-        assert decided(branches, 24.0, within=None)[1] == left
+        assert decided(branches, 24.0, within=1.0)[1] == left
 
 
 def test_of_plans_that_cannot_be_told_apart_the_most_parameters_stay() -> None:
@@ -161,7 +161,7 @@ def test_a_branch_that_saves_far_too_much_stays_where_units_lose_less() -> None:
     cheap = {"b0": branch(1.0, [1.0] * 4, benefit=1.0, each=0.1)}
     assert decided(cheap, 18.0)[1] == {"b0": 3}
     dear = {"b0": branch(1.0, [1.0] * 4, benefit=1.0, each=5.0)}
-    decision, found = decided(dear, 18.0, within=None)
+    decision, found = decided(dear, 18.0, within=1.0)
     assert found == {"b0": 0}  # with nothing to fill, what is worth least is all that counts
     assert decision.worth == pytest.approx(1 / 14)
 
@@ -173,7 +173,7 @@ def test_with_room_left_a_branch_comes_back_as_wide_as_fits() -> None:
     states = decide(branches, start, 1, PRICES, goals, SCALES).states
     assert kept(states) == {"b0": 2, "b1": 4}
     assert differing(states, start) == 1
-    states = decide(branches, start, 1, PRICES, goals, SCALES, within=None).states
+    states = decide(branches, start, 1, PRICES, goals, SCALES, within=1.0).states
     assert kept(states) == {"b0": 0, "b1": 4} and differing(states, start) == 0
 
 
