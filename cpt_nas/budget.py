@@ -22,7 +22,7 @@ UNITS: dict[str, dict[str, float]] = {
 }
 EXAMPLES = {"latency": "12ms or 0.5", "macs": "20M or 0.5", "params": "150k or 0.5"}
 
-LISTEN = 0.4  # of the ramp, in which the gates are sampled and nothing closes yet
+LISTEN = 0.6  # of the ramp, in which the gates are sampled and nothing closes yet
 LOOKS = 10  # at what is worth its price, while the target falls
 
 
@@ -175,7 +175,7 @@ class Falling:
     @property
     def begin(self) -> int:
         """The step at which the target starts to fall."""
-        return self.warmup + round(LISTEN * self.ramp)
+        return self.warmup + int(LISTEN * self.ramp)
 
     @property
     def end(self) -> int:

@@ -12,13 +12,17 @@ Widths move by the channel step, because nothing in between is faster.
 What is worth least is seldom known for sure: benefits are measured on some hundred mini-batches,
 and early, when the loss does not ask for capacity yet. So of all that cannot be told from the
 least, at two standard errors, that closes which takes the fewest parameters for what it saves.
+
+What stays is decided for the goals that hold in the end (:func:`decide`), also while not all of it
+has to go yet (:func:`towards`): on the way down, where the goal happens to be would decide which
+branch overshoots it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -186,6 +190,17 @@ def whole(branches: Mapping[str, Candidate]) -> dict[str, State]:
     }
 
 
+def _narrowed(branches: Mapping[str, Candidate], states: Mapping[str, State]) -> dict[str, State]:
+    """The states of the branches that are still there, no wider than they are by now."""
+    return {
+        name: State(
+            states[name].kept,
+            {g: min(n, len(c.groups[g].theta)) for g, n in states[name].counts.items()},
+        )
+        for name, c in branches.items()
+    }
+
+
 def by_theta(branches: Mapping[str, Candidate], step: int, threshold: float) -> dict[str, State]:
     """What ``theta > threshold`` leaves, widths rounded up; one unit at least."""
     states = {}
@@ -208,6 +223,7 @@ def decide(
     goals: Mapping[str, float],
     scales: Mapping[str, float],
     within: float = 0.02,
+    before: Mapping[str, State] | None = None,
 ) -> Decision:
     """What stays when every goal is met.
 
@@ -221,6 +237,8 @@ def decide(
             charged in the inverse proportion.
         within: reopen what is worth most while every cost is lower than this share below its goal
             and something fits; 1: do not.
+        before: what was decided before, perhaps of branches and units that have gone since; it is
+            one of the ways to meet the goals, so that only something better takes its place.
     """
     task = _Task(branches, step, pricing, goals, scales, within)
     states = {
@@ -228,7 +246,10 @@ def decide(
         name: state if state.kept else State(False, _least(branches[name], step))
         for name, state in states.items()
     }
-    plans = [task.fill(plan) for plan in task.plans(states)]
+    plans = list(task.plans(states))
+    if before:
+        plans += replace(task, final=_narrowed(branches, before), within=1.0).plans(whole(branches))
+    plans = [task.fill(plan) for plan in plans]
     least = min(plans, key=lambda p: p.total)
     near = [p for p in plans if _alike(p.total - least.total, p.variance(least))]
     best = max(near, key=lambda p: (pricing.costs_of(p.states)["params"], -p.total))
@@ -252,7 +273,7 @@ def towards(
     """
     task = _Task(branches, step, pricing, goals, scales, 1.0, final)
     states = whole(branches)
-    (plan,) = task.plans(states)
+    (plan,) = task.plans(states)  # closing to what stays meets the goals at some point
     return Decision(plan.states, plan.worth, task.weights(task.above(states)))
 
 
@@ -314,7 +335,7 @@ class _Task:
     def plans(self, states: dict[str, State]) -> Iterator[_Plan]:
         """Ways to meet the goals: what is worth least closes first.
 
-        Where that overshoots, as a whole branch does, there is another way without that last move.
+        Where a whole branch overshoots, there is another way without that last move.
         """
         worth = 0.0
         lost = dict.fromkeys(self.branches, (0.0, 0.0))
@@ -332,7 +353,7 @@ class _Task:
             else:
                 now = (benefit + move.benefit, variance + move.variance)
             plan = _Plan(after, max(worth, move.worth), lost | {move.branch: now})
-            if not self.above(after) and self.roomy(after):
+            if move.group is None and not self.above(after) and self.roomy(after):
                 yield plan
                 needed.add(move.what)
             else:
@@ -342,27 +363,32 @@ class _Task:
     def fill(self, plan: _Plan) -> _Plan:
         """Reopen what is worth most while there is room and something fits."""
         states, lost = plan.states, plan.lost
-        refused: set[tuple[str, str | None]] = set()
         weights = {m: 1.0 / len(self.goals) for m in self.goals}
-        while self.goals and self.roomy(states):
-            moves = self.moves(states, weights, 1)
-            open_moves = [m for m in moves if m.what not in refused]
-            if not open_moves:
-                break
-            move = _next_move(open_moves, 1)
-            after = states | {move.branch: move.state}
-            if self.above(after):
-                refused.add(move.what)
-                continue
-            benefit, variance = lost[move.branch]
-            states = after
-            lost = lost | {move.branch: (benefit - move.benefit, variance)}
+        for strides in (STRIDES, None):
+            refused: set[tuple[str, str | None]] = set()
+            while self.goals and self.roomy(states):
+                moves = self.moves(states, weights, 1, strides)
+                open_moves = [m for m in moves if m.what not in refused]
+                if not open_moves:
+                    break
+                move = _next_move(open_moves, 1)
+                after = states | {move.branch: move.state}
+                if self.above(after):
+                    refused.add(move.what)
+                    continue
+                benefit, variance = lost[move.branch]
+                states = after
+                lost = lost | {move.branch: (benefit - move.benefit, variance)}
         return _Plan(states, plan.worth, lost)
 
     def moves(
-        self, states: Mapping[str, State], weights: Mapping[str, float], direction: int
+        self,
+        states: Mapping[str, State],
+        weights: Mapping[str, float],
+        direction: int,
+        strides: int | None = STRIDES,
     ) -> list[_Move]:
-        """Every next move down (-1) or up (1)."""
+        """Every next move down (-1) or up (1); a group's widths in so many strides, or all."""
         charges = self.pricing.charges_of(states, weights)
         moves = []
         for name, branch in self.branches.items():
@@ -372,9 +398,11 @@ class _Task:
             goes = last is not None and not last.kept
             if branch.removable and state.kept == (direction < 0) and not stays:
                 moves.append(self._whole_branch(name, charges.branches[name], direction))
-            for key in branch.groups if state.kept and not goes else ():
-                low = 1 if last is None else last.counts[key]
-                moves += self._units(name, key, state, charges.units[name, key], direction, low)
+            for key, group in branch.groups.items() if state.kept and not goes else ():
+                least = 1 if last is None else last.counts[key]
+                count = self._next(group, state.counts[key], direction, least, strides)
+                if count is not None:
+                    moves.append(self._units(name, key, state, count, charges.units[name, key]))
         return moves
 
     def _whole_branch(self, name: str, charge: tuple[float, float], direction: int) -> _Move:
@@ -387,28 +415,31 @@ class _Task:
         return _Move(benefit, variance, *charge, name, None, moved)
 
     def _units(
-        self,
-        name: str,
-        key: str,
-        state: State,
-        charge: tuple[float, float],
-        direction: int,
-        least: int,
-    ) -> list[_Move]:
-        group, now = self.branches[name].groups[key], state.counts[key]
-        size = len(group.theta)
-        count = _next(now, direction, size, self.step, group.width, least)
-        if count is None:
-            return []
-        low, high = sorted((count, now))
+        self, name: str, key: str, state: State, count: int, charge: tuple[float, float]
+    ) -> _Move:
+        group = self.branches[name].groups[key]
+        low, high = sorted((count, state.counts[key]))
         of_these = float(group.benefit[group.order[low:high]].mean())
         # Measured with so many on as theta says; log-like in how many there are.
         many = (high - low) * float(group.theta.sum()) * 2 / (low + high)
         moved = State(True, state.counts | {key: count})
         price, params = ((high - low) * x for x in charge)
-        return [
-            _Move(many * of_these, many * many * group.variance, price, params, name, key, moved)
-        ]
+        variance = many * many * group.variance
+        return _Move(many * of_these, variance, price, params, name, key, moved)
+
+    def _next(
+        self, group: Group, count: int, direction: int, least: int, strides: int | None
+    ) -> int | None:
+        """The next number of units in a direction that fills the channel step."""
+        size = len(group.theta)
+        stride = 1 if strides is None else max(1, size // strides)
+        if direction > 0:
+            counts = range(min(size, count + stride), size + 1)
+        else:
+            counts = range(max(least, count - stride), least - 1, -1)
+        fits = (n for n in counts if filled(n, size, self.step, group.width) == n)
+        found = next(fits, count)
+        return None if found == count else found
 
 
 def _alike(difference: float, variance: float) -> bool:
@@ -426,16 +457,3 @@ def _next_move(moves: Sequence[_Move], direction: int) -> _Move:
 
 def _least(branch: Candidate, step: int) -> dict[str, int]:
     return {k: filled(1, len(g.theta), step, g.width) for k, g in branch.groups.items()}
-
-
-def _next(count: int, direction: int, size: int, step: int, width: int, least: int) -> int | None:
-    """The next number of units in a direction that fills the channel step.
-
-    Down, several channel steps at a time where the group has more than ``STRIDES`` of them.
-    """
-    if direction > 0:
-        found = range(count + 1, size + 1)
-    else:
-        most = count - max(1, size // STRIDES)
-        found = range(min(count - 1, max(least, most)), least - 1, -1)
-    return next((n for n in found if filled(n, size, step, width) == n), None)

@@ -41,11 +41,11 @@ OFF_UNITS = 2.0  # units of a group that are off at a time, while the target fal
 LEAST_OFF = 0.02  # of them
 CHANGE = 0.15  # of a benefit: how far it may yet be another, whatever its noise
 DRIFT = 3.0  # of theta's range, while the gates settle
-MEMORY = 0.5  # of the ramp: the steps that the gates' benefits are averaged over
+MEMORY = 0.75  # of the ramp: the steps that the gates' benefits are averaged over
 LEAST_MEMORY = 20  # steps
 BEFORE: dict[str, Any] = {
     **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
-    **{"trace": [], "removed": [], "looks": []},
+    **{"trace": [], "removed": [], "looks": [], "decided": {}},
 }
 """What the state of a search may lack, saved by an earlier version."""
 
@@ -127,6 +127,7 @@ class Search:
         self.trace: list[dict[str, float]] = []
         self.removed: list[dict[str, Any]] = []
         self.looks: list[dict[str, Any]] = []
+        self._decided: dict[str, decide.State] = {}  # at the last look
         if settings.channel_step is not None:
             self.channel_step = settings.channel_step
         else:
@@ -272,7 +273,8 @@ class Search:
     def _look(self, ahead: int) -> None:
         """Decide what stays in the end, and what of the rest goes by step ``ahead``."""
         candidates = self._candidates()
-        final = self._decide(candidates, decide.whole(candidates))
+        final = self._decide(candidates, decide.whole(candidates), self._decided)
+        self._decided = final.states
         self.looks += look_rows(self, candidates, final)
         decision = decide.towards(
             candidates,
@@ -297,7 +299,10 @@ class Search:
                     units.side[positions[group].to(units.side.device)] = 1.0
 
     def _decide(
-        self, candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]
+        self,
+        candidates: Mapping[str, decide.Candidate],
+        states: Mapping[str, decide.State],
+        before: Mapping[str, decide.State] | None = None,
     ) -> decide.Decision:
         """From ``states``, so that the budgets hold and are made use of."""
         return decide.decide(
@@ -307,6 +312,7 @@ class Search:
             self.price,
             self.price.budgets,
             self.price.scales,
+            before=before,
         )
 
     # ---- cutting --------------------------------------------------------------------------------
@@ -410,6 +416,7 @@ class Search:
             "trace": self.trace,
             "removed": self.removed,
             "looks": self.looks,
+            "decided": {name: (x.kept, x.counts) for name, x in self._decided.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -437,6 +444,7 @@ class Search:
         self.undecided_at_freeze = float(state["undecided_at_freeze"])
         self.trace, self.removed = list(state["trace"]), list(state["removed"])
         self.looks = list(state["looks"])
+        self._decided = {name: decide.State(*x) for name, x in state["decided"].items()}
         if state["frozen"]:
             self.gated.discard()
             self.frozen = True

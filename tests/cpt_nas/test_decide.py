@@ -20,6 +20,7 @@ from cpt_nas.decide import (
     differing,
     filled,
     shrunk,
+    towards,
     whole,
 )
 
@@ -193,6 +194,34 @@ def test_a_measure_within_its_goal_has_no_price() -> None:
     assert idle.weights == {} and idle.worth == 0 and kept(idle.states) == {"b0": 4, "b1": 4}
 
 
+def test_on_the_way_only_that_goes_which_does_not_stay_in_the_end() -> None:
+    """b0 is worth less, but it stays; of the rest b2, and of b1 what is still too much."""
+    branches = {
+        "b0": branch(1.0, [1.0] * 4, benefit=0.0, each=0.0),
+        "b1": branch(1.0, [1.0] * 4, benefit=9.0, each=2.0),
+        "b2": branch(1.0, [1.0] * 4, benefit=1.0, each=9.0),
+    }
+    final = {"b0": State(True, {"g": 4}), "b1": State(True, {"g": 2}), "b2": State(False, {"g": 1})}
+    dense = PRICES.costs_of(whole(branches))["latency"]
+    for saved, left in ((0, [4, 4, 4]), (20, [4, 4, 0]), (24, [4, 3, 0]), (26, [4, 2, 0])):
+        decision = towards(branches, final, 1, PRICES, {"latency": dense - saved}, SCALES)
+        assert list(kept(decision.states).values()) == left
+    assert decision.worth == pytest.approx(2.0 * 4 / 2.5 / 2)  # the third unit of b1
+
+
+def test_wide_groups_close_in_strides_and_still_fill_the_budget() -> None:
+    branches = {"b0": branch(1.0, [1.0] * 640, benefit=900.0)}
+    calls = []
+
+    class Counting(Prices):
+        def charges_of(self, states: Mapping[str, State], weights: Mapping[str, float]) -> Charges:
+            calls.append(1)
+            return super().charges_of(states, weights)
+
+    found = decide(branches, whole(branches), 1, Counting(), {"latency": 327.0}, SCALES, 0.0)
+    assert kept(found.states) == {"b0": 312} and len(calls) < 40
+
+
 def test_widths_fill_the_channel_step() -> None:
     assert [filled(n, 16, 4, 1) for n in (1, 4, 5, 16)] == [4, 4, 8, 16]
     assert [filled(n, 3, 8, 64) for n in (1, 2, 3)] == [1, 2, 3]  # heads, wider than the step
@@ -236,6 +265,14 @@ def test_every_budget_holds_and_nothing_more_would_fit(
     decision = decide(branches, start, step, PRICES, budgets, SCALES)
     found = PRICES.costs_of(decision.states)
     assert all(found[m] <= b for m, b in budgets.items())
+
+    half = {m: (dense[m] + max(found[m], b)) / 2 for m, b in budgets.items()}
+    on_the_way = towards(branches, decision.states, step, PRICES, half, SCALES).states
+    assert all(PRICES.costs_of(on_the_way)[m] <= b for m, b in half.items())
+    for name, state in on_the_way.items():
+        last = decision.states[name]
+        assert state.kept or not last.kept
+        assert not last.kept or state.counts["g"] >= last.counts["g"]
 
     for name, state in decision.states.items():
         size, width = len(branches[name].groups["g"].theta), branches[name].groups["g"].width
