@@ -339,10 +339,10 @@ class _Task:
         """
         worth = 0.0
         lost = dict.fromkeys(self.branches, (0.0, 0.0))
-        needed: set[tuple[str, str | None]] = set()
+        needed: set[str] = set()
         while above := self.above(states):
             moves = self.moves(states, self.weights(above), -1)
-            free = [m for m in moves if m.what not in needed]
+            free = [m for m in moves if m.group is not None or m.branch not in needed]
             if not free:
                 return
             move = _next_move(free, -1)
@@ -355,7 +355,7 @@ class _Task:
             plan = _Plan(after, max(worth, move.worth), lost | {move.branch: now})
             if move.group is None and not self.above(after) and self.roomy(after):
                 yield plan
-                needed.add(move.what)
+                needed.add(move.branch)
             else:
                 states, worth, lost = plan.states, plan.worth, plan.lost
         yield _Plan(states, worth, lost)

@@ -209,6 +209,30 @@ def test_on_the_way_only_that_goes_which_does_not_stay_in_the_end() -> None:
     assert decision.worth == pytest.approx(2.0 * 4 / 2.5 / 2)  # the third unit of b1
 
 
+def test_an_earlier_decision_stays_until_another_is_told_apart_from_it() -> None:
+    """b1 is worth less, but loses about as much as b0, which has fewer parameters and went."""
+    before = {"b0": State(False, {"g": 1}), "b1": State(True, {"g": 4})}
+    for noise, left in ((0.0, {"b0": 4, "b1": 0}), (0.04, {"b0": 0, "b1": 4})):
+        branches = {
+            name: Candidate(
+                1.0, benefit, True, {"g": Group(torch.ones(4), torch.full((4,), 9.0), 1)}, noise
+            )
+            for name, benefit in (("b0", 2.1), ("b1", 1.8))
+        }
+        assert decided(branches, 24.0, within=1.0)[1] == {"b0": 4, "b1": 0}
+        goals = {"latency": 24.0}
+        again = decide(branches, whole(branches), 1, PRICES, goals, SCALES, 1.0, before)
+        assert kept(again.states) == left
+
+
+def test_an_earlier_decision_may_be_of_more_than_is_left() -> None:
+    """Of b0 only three units are left, b1 is gone."""
+    before = {"b0": State(True, {"g": 4}), "b1": State(False, {"g": 1})}
+    branches = {"b0": branch(1.0, [1.0] * 3)}
+    decision = decide(branches, whole(branches), 1, PRICES, {"latency": 18.0}, SCALES, 0.02, before)
+    assert kept(decision.states) == {"b0": 3}
+
+
 def test_wide_groups_close_in_strides_and_still_fill_the_budget() -> None:
     branches = {"b0": branch(1.0, [1.0] * 640, benefit=900.0)}
     calls = []
