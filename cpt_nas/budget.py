@@ -2,8 +2,8 @@
 
 With a budget, the cost follows a target that falls from 1 to the budget (shares of the dense
 network's). log gamma is not a setting then, but what the decision says (:mod:`cpt_nas.decide`):
-the price at which exactly so much closes as the target asks for. It is solved for anew at every
-look, from what is known by then, so that nothing can wind up.
+the price at which exactly so much closes as the target asks for, of what does not stay in the end.
+It is solved for anew at every look, from what is known by then, so that nothing can wind up.
 """
 
 from __future__ import annotations

@@ -220,9 +220,10 @@ def _searches(runs: Sequence[Run]) -> list[Section]:
     why = Section(
         "Why it closed",
         "At every look: what each branch, and a unit of each group, was worth to the loss for what"
-        " it is charged, over the worth of the last that had to close for the target. What is red"
-        " closes, with a dot where it is a branch; what is blue stays. Groups also shrink where"
-        " they are blue, because their units are worth more the fewer they are.",
+        " it is charged, over the worth of the last that had to close for the budget. A dot is a"
+        " branch that is not to stay. What is red goes, unless something goes in its place that"
+        " could not be told apart from it and has fewer parameters for its cost. Groups also shrink"
+        " where they are blue, because their units are worth more the fewer they are.",
         figures=worth,
     )
     return [settled, why]

@@ -179,7 +179,7 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
 def worth_figure(looks: pd.DataFrame, name: str) -> Figure:
     """What every branch and group was worth at every look, over the price of the cost then.
 
-    Blue is worth more, red less; a dot is a branch that was to close. Empty where it is gone.
+    Blue is worth more, red less; a dot is a branch that was not to stay. Empty where it is gone.
     """
     looks = looks[looks["price"] > 0]
     groups = looks["group"].where(looks["group"] == "", " / " + looks["group"])

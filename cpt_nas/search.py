@@ -252,8 +252,8 @@ class Search:
     def _follow_target(self) -> None:
         """Move every theta to the side that the target asks for; look anew when due.
 
-        While the target falls, everything is decided anew at each look. When it has arrived, one
-        last look decides, and every gate settles.
+        While the target falls, it is decided anew at each look what stays in the end, and of the
+        rest as much closes as the target asks for. When it has arrived, every gate settles.
         """
         s = self.settings
         ramp = next(iter(self.price.falling.values()))
