@@ -76,9 +76,9 @@ def look_rows(
     """A row for every branch and every group: what it is worth, and what was to stay in the end.
 
     ``benefit`` is how much lower the loss is for the branch, or for one unit of the group in the
-    mean, ``noise`` its standard error, with what it may yet change; ``charge`` and ``params`` are what it adds to the costs of
-    what is still there, over the dense network's; ``worth`` is the benefit over the charge,
-    ``price`` the worth of the last that had to close.
+    mean, ``noise`` its standard error, with what it may yet change; ``charge`` and ``params`` are
+    what it adds to the costs of what is still there, over the dense network's; ``worth`` is the
+    benefit over the charge, ``price`` the worth of the last that had to close.
     """
     rows: list[dict[str, Any]] = []
     budgets = search.price.budgets
