@@ -75,7 +75,7 @@ class BernoulliGate(nn.Module):
         self.register_buffer("memory", torch.zeros(6, size))
         self._owner: list[BernoulliGate] = []  # in a list, so that it is no submodule
         self._drawn: Tensor | None = None
-        self._slopes: Tensor | None = None
+        self._samples: list[tuple[Tensor, Tensor]] = []  # masks, and the leaves that stood for them
 
     def __len__(self) -> int:
         return self.theta.shape[0]
@@ -99,9 +99,11 @@ class BernoulliGate(nn.Module):
         """
         if not training:
             return (self.theta.detach() > 0.5).to(self.theta.dtype)
-        if self._slopes is None or self._slopes.shape[1:] != self.theta.shape:
-            self._slopes = self.theta.new_zeros(2, len(self)).requires_grad_()
-        return self.mask + self.mask * self._slopes[0] + (1.0 - self.mask) * self._slopes[1]
+        if not torch.is_grad_enabled():
+            return self.mask
+        if not self._samples or self._samples[-1][0] is not self.mask:
+            self._samples.append((self.mask, self.mask.clone().requires_grad_()))
+        return self._samples[-1][1]
 
     def count(self) -> None:
         """Count the present sample. Units say nothing of themselves while their branch is off."""
@@ -110,30 +112,35 @@ class BernoulliGate(nn.Module):
             drawn = drawn * self.branch.mask
         self._drawn = drawn if self._drawn is None else self._drawn + drawn
 
+    @torch.no_grad()
     def slopes(self) -> Tensor:
         """[2, K]: sums of the loss's slopes since they were remembered, on and off."""
-        if self._slopes is None or self._slopes.grad is None:
-            return self.theta.new_zeros(2, len(self))
-        return self._slopes.grad
+        slopes = self.theta.new_zeros(2, len(self))
+        for mask, leaf in self._samples:
+            if leaf.grad is not None:
+                slopes += torch.stack([mask, 1.0 - mask]) * leaf.grad
+        return slopes
 
     @torch.no_grad()
-    def gradient(self) -> Tensor:
-        """The estimated gradient of the loss to theta, [K], of the samples that are new."""
+    def gradient(self, slopes: Tensor) -> Tensor:
+        """The estimated gradient of the loss to theta, [K], of the samples with these slopes."""
         on, off = ESTIMATORS[self.estimator](self.theta.detach())
-        return on * self.slopes()[0] + off * self.slopes()[1]
+        return on * slopes[0] + off * slopes[1]
 
     @torch.no_grad()
-    def remember(self, keep: float) -> None:
+    def remember(self, keep: float, slopes: Tensor | None = None) -> None:
         """Add the samples that are new to the memory.
 
         Args:
             keep: share of the memory that is kept, beside what is new.
+            slopes: their slopes; default: :meth:`slopes`.
         """
         if self._drawn is not None:
             # A loss that overflowed (it does under a GradScaler) says nothing.
-            slopes = self.slopes().nan_to_num(0.0, 0.0, 0.0)
-            self.memory = keep * self.memory + torch.cat([self._drawn, slopes, slopes.square()])
-        self._drawn = self._slopes = None
+            new = (self.slopes() if slopes is None else slopes).nan_to_num(0.0, 0.0, 0.0)
+            self.memory = keep * self.memory + torch.cat([self._drawn, new, new.square()])
+        self._drawn = None
+        self._samples = []
 
     @torch.no_grad()
     def benefit(self) -> tuple[Tensor, Tensor]:

@@ -225,18 +225,18 @@ class Search:
         in the model that it wraps.
         """
         gates = self.gated.all_gates()
+        slopes = [gate.slopes() for gate in gates]
         if torch.distributed.is_available() and torch.distributed.is_initialized() and gates:
-            flat = torch.cat([gate.slopes() for gate in gates], dim=1)
+            flat = torch.cat(slopes, dim=1)
             flat /= torch.distributed.get_world_size()
             torch.distributed.all_reduce(flat)
-            for gate, part in zip(gates, flat.split([len(g) for g in gates], dim=1)):
-                gate.slopes().copy_(part)
+            slopes = list(flat.split([len(g) for g in gates], dim=1))
         keep = 1.0 - 1.0 / max(LEAST_MEMORY, MEMORY * self.settings.ramp_steps)
-        for gate in gates:
+        for gate, new in zip(gates, slopes, strict=True):
             if not self.price.budgets:
-                gradient = gate.gradient()
+                gradient = gate.gradient(new)
                 gate.theta.grad = gradient + (0.0 if gate.theta.grad is None else gate.theta.grad)
-            gate.remember(keep)
+            gate.remember(keep, new)
 
     # ---- under a budget -------------------------------------------------------------------------
 

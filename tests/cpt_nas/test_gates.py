@@ -18,7 +18,7 @@ def mean_gradient(estimator: str, theta: float, samples: int) -> torch.Tensor:
     gate.sample(torch.rand(samples, generator=torch.Generator().manual_seed(0)))
     z = gate.value(training=True)
     (3 * z**2 - z).sum().backward()
-    return gate.gradient().mean()
+    return gate.gradient(gate.slopes()).mean()
 
 
 @pytest.mark.parametrize("theta", [0.1, 0.5, 0.9])
@@ -87,7 +87,7 @@ def test_several_forwards_in_one_step_are_several_samples() -> None:
     for uniform in (0.1, 0.2, 0.9):  # on, on, off
         quadratic(gate, torch.tensor([uniform]))
     # Slopes: 5 at 1, -1 at 0; weights 1.
-    assert float(gate.gradient()) == pytest.approx(5 + 5 - 1)
+    assert float(gate.gradient(gate.slopes())) == pytest.approx(5 + 5 - 1)
     gate.remember(keep=0.9)
     assert gate.memory.flatten().tolist() == pytest.approx([2, 1, 10, -1, 100, 1])
 
