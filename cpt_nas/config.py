@@ -80,6 +80,8 @@ class _Search(_Section):
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side. With a
             budget nothing hangs, and there is no such term.
         cut_interval: steps between looks at what can be cut.
+        rewind: at the freeze the weights go back to where they began, and the optimizer forgets;
+            what the search has learned then is the structure alone.
         channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
         fold: gates folded into weights; False: activations multiplied (the slow reference).
         include, exclude: patterns of branch names.
@@ -99,6 +101,7 @@ class _Search(_Section):
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     cut_interval: int = Field(default=25, gt=0)
+    rewind: bool = False
     channel_step: int | None = Field(default=None, gt=0)
     fold: bool = True
     include: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ live beside the model, not in it: ``model.parameters()`` are the weights only, b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ import torch.distributed
 from torch import Tensor, nn
 
 import hwprofiles
-from cpt_nas import decide
+from cpt_nas import cut, decide
 from cpt_nas.config import SearchConfig, SearchSettings
 from cpt_nas.cost import build_cost, group_key
 from cpt_nas.gated import GatedModel, HasModule, Kept
 from cpt_nas.gates import BernoulliGate
 from cpt_nas.price import OBJECTIVE, Price, cost_name
-from cpt_nas.structure import Structure, load_structure
+from cpt_nas.structure import Structure, cut_to, load_structure
 from cpt_nas.trace import look_rows, removed_rows, trace_row
 from hwprofiles import Profile
 
@@ -45,7 +46,7 @@ MEMORY = 0.75  # of the ramp: the steps that the gates' benefits are averaged ov
 LEAST_MEMORY = 20  # steps
 BEFORE: dict[str, Any] = {
     **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
-    **{"trace": [], "removed": [], "looks": [], "decided": {}},
+    **{"trace": [], "removed": [], "looks": [], "decided": {}, "start": None},
 }
 """What the state of a search may lack, saved by an earlier version."""
 
@@ -132,6 +133,7 @@ class Search:
             self.channel_step = settings.channel_step
         else:
             self.channel_step = profile.channel_step if profile is not None else 1
+        self._start = copy.deepcopy(model).cpu() if settings.rewind else None
         timed = cost_name(settings, profile) == "latency" or "latency" in settings.amounts()
         self.gated = GatedModel(model, settings, model_kwargs)
         # Traced on the plain model, before the gates are in place.
@@ -327,7 +329,10 @@ class Search:
         return self.gated.cut(_kept(candidates, states), self.theta_optimizer, optimizer, ema)
 
     def freeze(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> None:
-        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out."""
+        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out.
+
+        With ``rewind`` the weights are those from before the search then, cut alike.
+        """
         if self.frozen:
             return
         self.undecided_at_freeze = self.undecided()
@@ -339,6 +344,13 @@ class Search:
         self.gated.cut(_kept(candidates, decision.states), self.theta_optimizer, optimizer, ema)
         self.gated.unmount(ema)
         self.frozen = True
+        if self._start is not None:
+            start = cut.plain_state_dict(cut_to(self._start, self.gated.structure))
+            for network in [self.model, *([] if ema is None else [ema.module])]:
+                cut.load_plain_state_dict(network, start)
+            if optimizer is not None:
+                optimizer.state.clear()
+            self._start = None
 
     def finish(
         self,
@@ -417,6 +429,7 @@ class Search:
             "removed": self.removed,
             "looks": self.looks,
             "decided": {name: (x.kept, x.counts) for name, x in self._decided.items()},
+            "start": None if self._start is None else dict(self._start.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -448,7 +461,10 @@ class Search:
         if state["frozen"]:
             self.gated.discard()
             self.frozen = True
+            self._start = None
             return
+        if self._start is not None:
+            self._start.load_state_dict(state["start"])
         own = self.gates.state_dict()
         absent = {key: own[key] for key in own if key.endswith((".side", ".memory"))}
         self.gates.load_state_dict(absent | state["gates"])

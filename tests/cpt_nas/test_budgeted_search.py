@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from networks import build
 from profiles import synthetic_profile
 from test_train import QUIET, Stop, interrupted_after, recipe, same
+from timm.utils import ModelEmaV3
 from torch.nn.utils import parametrize
 
 import cpt_nas
@@ -21,7 +23,7 @@ from cpt_nas import checkpoint
 from cpt_nas.budget import BudgetError
 from cpt_nas.config import ConfigError, Recipe, load_recipe
 from cpt_nas.cost import build_cost
-from cpt_nas.structure import Structure, load_structure
+from cpt_nas.structure import Structure, cut_to, load_structure
 from cpt_nas.train import train
 
 X = torch.zeros(1, 3, 32, 32).double()
@@ -252,9 +254,12 @@ def test_total_steps_takes_the_recipes_shares() -> None:
     assert (s.warmup_steps, s.ramp_steps, s.freeze_step) == (20, 130, 200)
 
 
+@pytest.mark.parametrize("rewind", [False, True])
 @pytest.mark.parametrize("epochs", [3, 6])  # while the cost falls, and after the freeze
-def test_resumed_under_a_budget_is_uninterrupted(tmp_path, monkeypatch, epochs: int) -> None:
-    chosen = budgeted(macs_budget=0.5, params_budget=0.5)
+def test_resumed_under_a_budget_is_uninterrupted(
+    tmp_path, monkeypatch, epochs: int, rewind: bool
+) -> None:
+    chosen = budgeted(macs_budget=0.5, params_budget=0.5, rewind=rewind)
     whole = train(chosen, tmp_path / "whole", console=QUIET)
     restore = interrupted_after(epochs, monkeypatch)
     with pytest.raises(Stop):
@@ -266,6 +271,37 @@ def test_resumed_under_a_budget_is_uninterrupted(tmp_path, monkeypatch, epochs: 
         assert (tmp_path / "whole" / file).read_text() == (tmp_path / "parts" / file).read_text()
     for key in ("test_acc", "macs", "forced", "undecided_at_freeze", "log_gamma"):
         assert whole[key] == parts[key]
+
+
+def test_rewound_is_the_cut_network_as_it_began() -> None:
+    """Weights, buffers, averaged copy; the optimizer has forgotten, and trains what is there."""
+    torch.manual_seed(0)
+    model = build("basic")
+    began = copy.deepcopy(model)
+    search = cpt_nas.attach(
+        model, X, macs_budget=0.5, rewind=True, warmup_steps=1, ramp_steps=8, freeze_step=12
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    ema = ModelEmaV3(model, decay=0.5)
+    x = torch.randn(4, *X.shape[1:]).double()
+    while not search.frozen:
+        optimizer.zero_grad()
+        (model(x).square().mean() + search.penalty()).backward()
+        optimizer.step()
+        search.step(optimizer, ema)
+        if not search.frozen:
+            ema.update(model)
+            assert optimizer.state and search.state_dict()["start"] is not None
+    dense = sum(p.numel() for p in began.parameters())
+    cut_to(began, search.structure())
+    assert sum(p.numel() for p in began.parameters()) < dense
+    for network in (model, ema.module):
+        found = network.state_dict()
+        assert list(found) == list(began.state_dict())
+        assert all(torch.equal(found[k], v) for k, v in began.state_dict().items())
+    assert not optimizer.state and search.state_dict()["start"] is None
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
 
 
 def test_a_checkpoint_of_other_budgets_is_refused() -> None:
