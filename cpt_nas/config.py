@@ -156,6 +156,8 @@ class SearchSettings(_Search):
                 "ramp_steps: 0, must be above 0 with a budget: the steps in which the cost falls; "
                 "or give total_steps"
             )
+        if self.rewind and self.freeze_step is None:
+            raise ValueError("rewind: needs a freeze_step, and training after it")
         return self
 
     def rate(self) -> float:
@@ -254,6 +256,8 @@ class SearchConfig(_Search):
                 f"freeze ({self.freeze}) must come after warmup + ramp "
                 f"({self.warmup} + {self.ramp}), as shares of the training"
             )
+        if self.rewind and (self.freeze is None or self.freeze == 1):
+            raise ValueError(f"rewind: needs a freeze before the end (freeze is {self.freeze})")
         return self
 
     def settings(self, total_steps: int, seed: int) -> SearchSettings:

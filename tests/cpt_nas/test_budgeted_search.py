@@ -240,6 +240,11 @@ def test_an_unreachable_budget_is_refused_and_the_model_left_alone() -> None:
         ),
         ({"macs_budget": 1.0, "ramp_steps": 5}, "within it already"),
         ({"macs_budget": 0.5, "total_steps": 0}, "total_steps: 0"),
+        ({"macs_budget": 0.5, "ramp_steps": 5, "rewind": True}, "rewind: needs a freeze_step"),
+        (
+            {"macs_budget": 0.5, "total_steps": 9, "freeze": None, "rewind": True},
+            "rewind: needs a freeze before the end .freeze is None",
+        ),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
