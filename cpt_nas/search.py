@@ -217,6 +217,7 @@ class Search:
             self.trace.append(trace_row(self))
         if last:
             self.freeze(optimizer, ema)
+            self._rewind(optimizer, ema)
             return True
         return due and self.cut(optimizer, ema)
 
@@ -329,10 +330,7 @@ class Search:
         return self.gated.cut(_kept(candidates, states), self.theta_optimizer, optimizer, ema)
 
     def freeze(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> None:
-        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out.
-
-        With ``rewind`` the weights are those from before the search then, cut alike.
-        """
+        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out."""
         if self.frozen:
             return
         self.undecided_at_freeze = self.undecided()
@@ -344,13 +342,19 @@ class Search:
         self.gated.cut(_kept(candidates, decision.states), self.theta_optimizer, optimizer, ema)
         self.gated.unmount(ema)
         self.frozen = True
-        if self._start is not None:
-            start = cut.plain_state_dict(cut_to(self._start, self.gated.structure))
-            for network in [self.model, *([] if ema is None else [ema.module])]:
-                cut.load_plain_state_dict(network, start)
-            if optimizer is not None:
-                optimizer.state.clear()
-            self._start = None
+
+    def _rewind(self, optimizer: torch.optim.Optimizer, ema: HasModule | None) -> None:
+        """Set the weights to those from before the search, cut alike, if they were kept for that.
+
+        Not in :meth:`finish`: nothing trains after it.
+        """
+        if self._start is None:
+            return
+        start = cut.plain_state_dict(cut_to(self._start, self.gated.structure))
+        for network in [self.model, *([] if ema is None else [ema.module])]:
+            cut.load_plain_state_dict(network, start)
+        optimizer.state.clear()
+        self._start = None
 
     def finish(
         self,
@@ -376,15 +380,17 @@ class Search:
                 assert units is not None, "a branch that is left has all its groups' gates"
                 benefit, variance = units.benefit()
                 benefits = decide.shrunk(benefit, variance).cpu()
-                noise = float(variance.mean() / len(variance) + (CHANGE * benefit.mean()) ** 2)
+                noise = _uncertain(float(benefit.mean()), float(variance.mean()) / len(variance))
                 theta = units.theta.detach().cpu()
                 groups[g.name] = decide.Group(theta, benefits, g.width, noise)
             if gate is None:
                 candidates[name] = decide.Candidate(1.0, 0.0, False, groups)
             else:
-                theta_, mean, noise = (float(x) for x in (gate.theta.detach(), *gate.benefit()))
-                noise += (CHANGE * mean) ** 2
-                candidates[name] = decide.Candidate(theta_, mean, True, groups, noise)
+                mean, noise = (float(x) for x in gate.benefit())
+                noise = _uncertain(mean, noise)
+                candidates[name] = decide.Candidate(
+                    float(gate.theta.detach()), mean, True, groups, noise
+                )
         return candidates
 
     def _spared(
@@ -480,6 +486,11 @@ class Search:
         held = {id(theta) for theta in branches}
         units = [g.theta for g in self.gated.all_gates() if id(g.theta) not in held]
         return torch.optim.Adam([{"params": branches}, {"params": units}], lr=self.settings.rate())
+
+
+def _uncertain(benefit: float, variance: float) -> float:
+    """The variance of what a benefit will be: its noise, and what may yet change."""
+    return variance + (CHANGE * benefit) ** 2
 
 
 def _kept(candidates: Mapping[str, decide.Candidate], states: Mapping[str, decide.State]) -> Kept:

@@ -309,6 +309,17 @@ def test_rewound_is_the_cut_network_as_it_began() -> None:
     assert held == {id(p) for p in model.parameters()}
 
 
+def test_a_search_that_is_finished_early_keeps_what_was_trained() -> None:
+    """Nothing trains after finish(), so it does not rewind."""
+    model = build("basic")
+    settings = {"macs_budget": 0.9, "ramp_steps": 8, "freeze_step": 12, "rewind": True}
+    search = cpt_nas.attach(model, X, **settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    assert all((p == 7.0).all() for p in search.finish().parameters())
+
+
 def test_a_checkpoint_of_other_budgets_is_refused() -> None:
     state = cpt_nas.attach(build("basic"), X, macs_budget=0.5, ramp_steps=5).state_dict()
     with pytest.raises(ValueError, match="other budgets"):
