@@ -99,8 +99,10 @@ def test_the_cost_follows_its_target_and_every_gate_settles(tmp_path: Path) -> N
     trace = pd.read_csv(tmp_path / "run" / "search.csv")
     assert trace["cost:macs"].iloc[-1] <= 0.5 and result["undecided_at_freeze"] == 0
     assert result["forced"] == 0
-    # Nothing jumps: no step of the trace loses more than a branch and some units.
-    assert trace["cost:macs"].diff().min() > -0.3
+    # Nothing jumps: no step of the trace loses more than the largest branch.
+    looks = pd.read_csv(tmp_path / "run" / "looks.csv")
+    largest = looks.loc[looks["group"].isna(), "charge"].max()
+    assert trace["cost:macs"].diff().min() >= -largest
     assert (trace["cost:macs"] - trace["target:macs"]).iloc[trace.index[-1] // 2 :].max() < 0.1
 
 
