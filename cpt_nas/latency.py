@@ -18,6 +18,7 @@ from hwprofiles import Profile
 
 COLUMNS = ("run", "profile", "predicted_s", "measured_s", "q25_s", "q75_s", "n", "verdict")
 NAN = float("nan")
+MEASURED_S = 1.5  # a network, at least: fifteen rounds of a fast one are over in a machine's mood
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def _measure(
         return hwprofiles.time_models(
             models,
             threads=w.threads,
+            min_s=MEASURED_S * len(models),
             channels_last=w.channels_last,
             progress=lambda stage, done, total: bar.update(
                 task, completed=done, total=total, description=f"measuring: {name}: {stage}"

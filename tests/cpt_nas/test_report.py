@@ -227,7 +227,8 @@ def stopwatch(monkeypatch):
     calls = []
     milliseconds = {"dense": 8.0, "searched": 2.0}
 
-    def time_models(models, threads, channels_last, progress):
+    def time_models(models, threads, min_s, channels_last, progress):
+        assert min_s >= len(models)  # seconds
         calls.append((models, threads, channels_last))
         progress("round", 1, 1)
         spread = np.linspace(0.99, 1.01, 11)
@@ -415,7 +416,8 @@ def test_measured_latency(runs, profile, stopwatch, tmp_path):
     assert "2.00 (4.00×)" in page  # the pivot: 2 ms, 4 times as fast as the dense run
 
 
-def test_measuring_for_real(runs, profile, tmp_path):
+def test_measuring_for_real(runs, profile, tmp_path, monkeypatch):
+    monkeypatch.setattr("cpt_nas.latency.MEASURED_S", 0.1)
     for folder in runs:
         add_export(folder)
     report(runs, tmp_path / "out", [profile("home")], measure=True, console=QUIET)
