@@ -90,12 +90,12 @@ def main() -> None:
     runs = [name for name in jobs if finished(output / name)]
     report = output / "report"
     command = ["cpt_nas.cli", "report", *(str(output / name) for name in runs)]
-    command += [x for path in profiles.values() for x in ("--profile", str(path))]
-    run([*command, "--measure", "-o", str(report)])
+    under = [x for path in profiles.values() for x in ("--profile", str(path))]
+    run([*command, *under, "--measure", "-o", str(report)])
     # The hand-made networks have other layers; the picture of structures is of the searches alone.
     searched = [n for n in runs if n.startswith(("dense-", "search-")) and n.endswith("-s0")]
     folders = [str(output / name) for name in searched]
-    run(["cpt_nas.cli", "report", *folders, "-o", str(output / "report_searches")])
+    run(["cpt_nas.cli", "report", *folders, *under, "-o", str(output / "report_searches")])
     write(output, report, runs)
 
 
