@@ -135,13 +135,15 @@ def test_units_are_worth_more_the_fewer_they_are() -> None:
 def test_units_are_told_apart_only_beyond_the_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     true = torch.tensor([0.0] * 32 + [1.0] * 32)
-    for noise, share in ((0.1, 0.94), (5.0, 0.05)):
+    for noise in (0.1, 5.0):
         measured = true + noise * torch.randn(64, generator=generator)
         found = shrunk(measured, torch.full((64,), noise**2))
         assert found.mean() == pytest.approx(float(measured.mean()), abs=1e-5)
         assert torch.equal(found.argsort(), measured.argsort())
         left = float(found.std() / measured.std())
-        assert left > share if noise < 1 else left < 5 * share
+        chance = noise**2 * (1 + 2 * (2 / 64) ** 0.5) / float(measured.var(correction=0))
+        assert left == pytest.approx(max(1e-3, 1 - chance), rel=1e-3)
+        assert left > 0.9 if noise < 1 else left < 0.25
     assert shrunk(torch.ones(4), torch.ones(4)).tolist() == [1, 1, 1, 1]
     assert shrunk(torch.tensor([3.0]), torch.ones(1)).tolist() == [3]
 
