@@ -47,10 +47,7 @@ MODEL, SIZE = "cpt_resnet20", 32
 SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64), "t4-b1": (4, 1)}  # name -> threads, batch size
 BUDGET = 0.5
 # Half of the latency at batch 1 is about 0.4 at batch 64; half of that is 0.65 at batch 1.
-SEARCHES = (
-    *((setting, BUDGET) for setting in SETTINGS),
-    *(("t1-b64", 0.4), ("t1-b1", 0.65)),
-)
+SEARCHES = (*((setting, BUDGET) for setting in SETTINGS), ("t1-b64", 0.4), ("t1-b1", 0.65))
 GATED_STEP = 1.03  # over a plain one: benchmarks/gate_overhead.py
 STEP_ROUNDS = 12
 FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks a stage

@@ -4,7 +4,7 @@
 
 FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 pictures. ResNet-20 with the units that
 STRUCTURES says in each of its nine branches, trained by the recipe of benchmarks/hardware.py
-without a search, one thread a training, and measured in its two settings against the dense network
+without a search, one thread a training, and measured in its settings against the dense network
 (which is not trained here). It is the yardstick of a search: what could be had. Finished trainings
 are not repeated. Writes docs/structures.csv and the table in docs/hardware.md.
 """

@@ -94,15 +94,20 @@ def test_budgets_hold_and_are_reported(tmp_path: Path, budgets: dict[str, Any]) 
 
 
 def test_the_cost_follows_its_target_and_every_gate_settles(tmp_path: Path) -> None:
-    chosen = budgeted(macs_budget=0.5, freeze=0.8)
+    chosen = recipe(
+        model={"kwargs": {"layers": [2, 2, 2], "channels": [8, 16, 32]}},
+        data={"train_limit": 256},
+        train={"epochs": 8},
+        search=TIMES | {"macs_budget": 0.5, "freeze": 0.8},
+    )
     result = train(chosen, tmp_path / "run", console=QUIET)
     trace = pd.read_csv(tmp_path / "run" / "search.csv")
     assert trace["cost:macs"].iloc[-1] <= 0.5 and result["undecided_at_freeze"] == 0
     assert result["forced"] == 0
-    # Nothing jumps: no step of the trace loses more than the largest branch.
+    # Nothing jumps: no step of the trace loses more than a branch, of which none is above 0.2 here.
     looks = pd.read_csv(tmp_path / "run" / "looks.csv")
-    largest = looks.loc[looks["group"].isna(), "charge"].max()
-    assert trace["cost:macs"].diff().min() >= -largest
+    assert looks.loc[looks["group"].isna(), "charge"].max() < 0.2
+    assert trace["cost:macs"].diff().min() > -0.2
     assert (trace["cost:macs"] - trace["target:macs"]).iloc[trace.index[-1] // 2 :].max() < 0.1
 
 
