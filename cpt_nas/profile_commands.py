@@ -27,6 +27,7 @@ from hwprofiles.cli import (
     check_output,
     create_models,
     create_models_at,
+    missing_extra,
     progress_bar,
     show_summary,
 )
@@ -150,8 +151,12 @@ def _need_branches(models: dict[str, nn.Module]) -> None:
 
 def _draw(profile: hwprofiles.Profile, file: Path, models: list[str]) -> None:
     from cpt_nas.latency import describe_setting
-    from cpt_nas.profile_plot import save_figure, validation_figure
 
+    try:
+        from cpt_nas.profile_plot import save_figure, validation_figure
+    except ModuleNotFoundError as error:
+        out.print(f"no picture: {missing_extra(error)}", markup=False)
+        return
     for validation in profile.validation:
         if validation.model in models:
             path = file.with_name(f"{file.stem}-{validation.model}.png")

@@ -33,6 +33,8 @@ console = Console(width=None if sys.stdout.isatty() else 200)
 EXIT_DIFFERENT = 1
 EXIT_USER_ERROR = 2
 EXIT_ABORTED = 130
+EXTRAS = ("matplotlib", "sklearn")
+"""What only training, its data and its pictures need; a device that measures goes without."""
 # The base of typer's own errors; the module that holds it has moved between typer's versions.
 _UsageError: type[Exception] = next(
     c
@@ -54,9 +56,24 @@ def run_app(application: typer.Typer, args: Sequence[str] | None = None) -> NoRe
     except (ValueError, OSError, _UsageError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_extra(error)}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
     except typer.Abort:
         raise SystemExit(EXIT_ABORTED) from None
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """What to install, in words.
+
+    Raises:
+        ModuleNotFoundError: the same, where it is not one of EXTRAS that is missing.
+    """
+    library = (error.name or "").partition(".")[0]
+    if library not in EXTRAS:
+        raise error
+    return f"{library} is not installed; pip install -e '.[train]' brings it"
 
 
 def one_line(error: BaseException) -> str:

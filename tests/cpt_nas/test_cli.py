@@ -52,6 +52,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_library_that_only_training_needs_is_named(
+    cpt_nas: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in [n for n in sys.modules if n.startswith("sklearn.")]:
+        monkeypatch.delitem(sys.modules, name)
+    done = cpt_nas("train", "--recipe", "recipe.yaml", "-o", "run", cwd=folder)
+    assert done.returncode == 2 and not (folder / "run").exists()
+    assert done.stderr == "error: sklearn is not installed; pip install -e '.[train]' brings it\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

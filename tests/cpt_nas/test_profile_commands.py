@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_validation_can_be_repeated_on_other_structures(
         seen.append({(n.macs, n.params) for n in v.networks if n.label != "dense"})
     assert seen[0] != seen[1]
     assert {p.name for p in tmp_path.iterdir()} == {"p.yaml", "p-cpt_resnet20.png"}
+
+
+def test_without_matplotlib_there_is_a_profile_and_no_picture(
+    cpt_nas: Shell, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a device where [train] was not installed.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [n for n in sys.modules if n.startswith(("matplotlib.", "cpt_nas.profile_plot"))]:
+        monkeypatch.delitem(sys.modules, name)
+    options = [*MODEL[1:], "--structures", "6", "--seconds", "0"]
+    done = cpt_nas("validate-profile", "p.yaml", MODEL[0], *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    hint = "matplotlib is not installed; pip install -e '.[train]' brings it"
+    assert f"no picture: {hint}" in done.stdout
+    assert hwprofiles.load(file).validation and {p.name for p in tmp_path.iterdir()} == {"p.yaml"}
 
 
 MISTAKES = [
