@@ -22,7 +22,7 @@ UNITS: dict[str, dict[str, float]] = {
 }
 EXAMPLES = {"latency": "12ms or 0.5", "macs": "20M or 0.5", "params": "150k or 0.5"}
 
-LISTEN = 0.6  # of the ramp, in which the gates are sampled and nothing closes yet
+LISTEN = 0.6  # of the ramp, in which the gates are sampled and nothing closes yet; the default
 LOOKS = 10  # at what is worth its price, while the target falls
 
 
@@ -164,18 +164,20 @@ class Falling:
     Attributes:
         budget: share of the dense cost, 0..1.
         warmup, ramp: steps before the gates are sampled, and until the target is the budget.
+        listen: share of the ramp before the target falls.
         log_gamma: the price.
     """
 
     budget: float
     warmup: int
     ramp: int
+    listen: float = LISTEN
     log_gamma: float = 0.0
 
     @property
     def begin(self) -> int:
         """The step at which the target starts to fall."""
-        return self.warmup + int(LISTEN * self.ramp)
+        return self.warmup + int(self.listen * self.ramp)
 
     @property
     def end(self) -> int:

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from cpt_nas.budget import MEASURES, Amount, Falling, parse_amount
+from cpt_nas.budget import LISTEN, MEASURES, Amount, Falling, parse_amount
 from cpt_nas.gates import ESTIMATORS
 from hwprofiles import Target
 
@@ -80,6 +80,8 @@ class _Search(_Section):
             at 0 and 1, so it favours no structure, and pushes hanging gates to a side. With a
             budget nothing hangs, and there is no such term.
         cut_interval: steps between looks at what can be cut.
+        listen: with a budget, the share of the ramp in which the gates are only listened to; then
+            the cost falls.
         rewind: at the freeze the weights go back to where they began, and the optimizer forgets;
             what the search has learned then is the structure alone.
         channel_step: widths are rounded up to a multiple; default: the profile's, else 1.
@@ -101,6 +103,7 @@ class _Search(_Section):
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
     polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     cut_interval: int = Field(default=25, gt=0)
+    listen: float = Field(default=LISTEN, ge=0, lt=1)
     rewind: bool = False
     channel_step: int | None = Field(default=None, gt=0)
     fold: bool = True
@@ -160,12 +163,16 @@ class SearchSettings(_Search):
             raise ValueError("rewind: needs a freeze_step, and training after it")
         return self
 
+    def falling(self, budget: float) -> Falling:
+        """The target of a budget, a share of the dense network's cost."""
+        return Falling(budget, self.warmup_steps, self.ramp_steps, self.listen)
+
     def rate(self) -> float:
         """theta_lr, or what stands for it where none is given."""
         if self.theta_lr is not None:
             return self.theta_lr
         if self.amounts():
-            return CLOSED_AFTER / Falling(0.0, self.warmup_steps, self.ramp_steps).interval
+            return CLOSED_AFTER / self.falling(0.0).interval
         if self.freeze_step is None:
             return THETA_LR
         rate = CROSSINGS / max(1, self.freeze_step - self.warmup_steps)

@@ -78,9 +78,7 @@ class Price:
         self.budgets = budget.resolve(settings.amounts(), self.dense, lowest)
         gated.mount()
         self.falling = {
-            measure: budget.Falling(
-                bound / self.dense[measure], settings.warmup_steps, settings.ramp_steps
-            )
+            measure: settings.falling(bound / self.dense[measure])
             for measure, bound in self.budgets.items()
         }
         self.levels: dict[str, budget.Level] = {**self.falling}

@@ -42,7 +42,7 @@ OFF_UNITS = 2.0  # units of a group that are off at a time, while the target fal
 LEAST_OFF = 0.02  # of them
 CHANGE = 0.15  # of a benefit: how far it may yet be another, whatever its noise
 DRIFT = 3.0  # of theta's range, while the gates settle
-MEMORY = 0.75  # of the ramp: the steps that the gates' benefits are averaged over
+MEMORY = 1.25  # of the listening: the steps that the gates' benefits are averaged over
 LEAST_MEMORY = 20  # steps
 BEFORE: dict[str, Any] = {
     **{"levels": {OBJECTIVE: {}}, "forced": 0, "undecided_at_freeze": float("nan")},
@@ -234,7 +234,8 @@ class Search:
             flat /= torch.distributed.get_world_size()
             torch.distributed.all_reduce(flat)
             slopes = list(flat.split([len(g) for g in gates], dim=1))
-        keep = 1.0 - 1.0 / max(LEAST_MEMORY, MEMORY * self.settings.ramp_steps)
+        listened = self.settings.listen * self.settings.ramp_steps
+        keep = 1.0 - 1.0 / max(LEAST_MEMORY, MEMORY * listened)
         for gate, new in zip(gates, slopes, strict=True):
             if not self.price.budgets:
                 gradient = gate.gradient(new)

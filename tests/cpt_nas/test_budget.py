@@ -106,16 +106,25 @@ def test_without_a_budget_the_level_ramps_from_zero() -> None:
 
 
 def test_a_budgets_target_falls_once_the_gates_have_been_listened_to() -> None:
-    falling = Falling(0.5, warmup=100, ramp=200)
-    assert (falling.begin, falling.end) == (100 + LISTEN * 200, 300)
+    assert Falling(0.5, warmup=100, ramp=200).begin == 100 + LISTEN * 200
+    falling = Falling(0.5, warmup=100, ramp=200, listen=0.8)
+    assert (falling.begin, falling.end, falling.interval) == (260, 300, 4)
     middle = (falling.begin + falling.end) // 2
     targets = [falling.target(s) for s in (0, 100, falling.begin, middle, 300, 999)]
     assert targets == pytest.approx([1, 1, 1, 0.75, 0.5, 0.5])
 
 
-@given(budget=st.floats(0.01, 1), warmup=st.integers(0, 50), ramp=st.integers(1, 50))
-def test_a_target_never_rises_and_ends_at_the_budget(budget: float, warmup: int, ramp: int) -> None:
-    falling = Falling(budget, warmup, ramp)
+@given(
+    budget=st.floats(0.01, 1),
+    warmup=st.integers(0, 50),
+    ramp=st.integers(1, 50),
+    listen=st.floats(0, 1, exclude_max=True),
+)
+def test_a_target_never_rises_and_ends_at_the_budget(
+    budget: float, warmup: int, ramp: int, listen: float
+) -> None:
+    falling = Falling(budget, warmup, ramp, listen)
+    assert warmup <= falling.begin < falling.end and falling.interval >= 1
     targets = [falling.target(step) for step in range(warmup + ramp + 1)]
     assert targets[0] == 1.0 and targets[-1] == pytest.approx(budget)
     assert all(a >= b for a, b in itertools.pairwise(targets))
