@@ -4,18 +4,19 @@
 
 FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 pictures. ResNet-20, 10 epochs, one
 thread a training. Searches under this machine's profiles of three settings (one thread at batch 1
-and at batch 64, four threads at batch 1) to half of the latency, and to what half of it in one
-comes to in another, so that networks of one latency can be compared in both; to half the MACs and
-to half the parameters; the structures found at half the latency once more from scratch; the dense
-network; and for each setting the width-scaled ResNet and the depth-scaled ones (most blocks at the
-front, most at the back) whose measured latency is nearest to half of the dense one's, from scratch
-(widths as they come, and at multiples of 8). At the end every network is measured in all settings.
+and at batch 64, four threads at batch 1) to half of the latency, and to what the network for one of
+them takes in another, so that networks of one latency can be compared in both; to half the MACs
+and to as many as leave half of the latency; to half the parameters. The structures found at half
+the latency once more from scratch; the dense network; and for each setting the width-scaled ResNet
+and the depth-scaled ones (most blocks at the front, most at the back) whose measured latency is
+nearest to half of the dense one's, from scratch (widths as they come, and at multiples of 8). At
+the end every network is measured in all settings.
 
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
-so the command can be stopped and given again. ``--report-only`` takes what is finished. Measuring
-wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run),
-docs/hardware_looks.csv (what everything was worth in the searches), docs/hardware/*.png and the
-tables in docs/hardware.md and README.md.
+so the command can be stopped and given again; ``--report-only`` takes what is finished. Measuring
+wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run; those that are
+not here stay, and are measured again like the others), docs/hardware_looks.csv (what everything
+was worth in the searches), docs/hardware/*.png and the tables in docs/hardware.md and README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import argparse
 import json
 import math
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -33,88 +33,86 @@ from pathlib import Path
 
 import markdown
 import pandas as pd
+import shapes
 import timm
 import torch
+from shapes import MODEL, SETTINGS, SIZE, Shape
 
-import cpt_nas  # noqa: F401  (registers cpt_resnet20)
 import hwprofiles
-from cpt_nas.config import load_recipe
+from cpt_nas import plots
+from cpt_nas.runs import load_runs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
-MODEL, SIZE = "cpt_resnet20", 32
-SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64), "t4-b1": (4, 1)}  # name -> threads, batch size
 BUDGET = 0.5
-# Half of the latency at batch 1 is about 0.4 at batch 64; half of that is 0.65 at batch 1.
-SEARCHES = (*((setting, BUDGET) for setting in SETTINGS), ("t1-b64", 0.4), ("t1-b1", 0.65))
+# The network found for batch 1 takes 0.45 of the latency at batch 64, the one for that 0.54 here.
+SEARCHES = (*((setting, BUDGET) for setting in SETTINGS), ("t1-b64", 0.45), ("t1-b1", 0.54))
+# Half of the MACs leave more than half of the latency: 0.4 leave it at batch 64, 0.28 at batch 1.
+COUNTED = (("macs", BUDGET), ("macs", 0.4), ("macs", 0.28), ("params", BUDGET))
 GATED_STEP = 1.03  # over a plain one: benchmarks/gate_overhead.py
-STEP_ROUNDS = 12
 FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks a stage
 BACK = ((2, 3, 3), (2, 2, 3), (1, 2, 3), (1, 2, 2), (1, 1, 3), (1, 1, 2))
 CHANNELS = (16, 32, 64)
+DPI = 130
 WIDTHS = tuple(x / 20 for x in range(4, 20))  # of the channels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="needed for training")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/hardware"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=hwprofiles.usable_cores())
     parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     arguments = parser.parse_args()
+    if arguments.data is None and not arguments.report_only:
+        parser.error("--data: the folder with the pictures is missing (or give --report-only)")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     profiles = {name: output / f"{name}.yaml" for name in SETTINGS}
     for name, path in profiles.items():
         if not path.exists():
             profile(name, path)
-    scaled = hand_made(output)
+    if not arguments.report_only:
+        common = [f"data.root={arguments.data}", *arguments.overrides]
+        jobs = trainings(output, profiles, hand_made(output), arguments.seeds, common)
+        train_all(jobs, output, arguments.jobs)
+    write(output, profiles)
 
-    common = [f"data.root={arguments.data}", *arguments.overrides]
+
+def trainings(
+    output: Path,
+    profiles: Mapping[str, Path],
+    scaled: Mapping[str, Mapping[str, object]],
+    seeds: Sequence[int],
+    common: Sequence[str],
+) -> dict[str, list[str]]:
+    """Name -> arguments of cpt-nas, the most telling first."""
+    kinds = {"dense": ["--dense"]}
+    for setting, budget in SEARCHES:
+        options = ["--profile", str(profiles[setting]), "--latency-budget", str(budget)]
+        kinds[search_name(setting, budget)] = options
+    for name, kwargs in scaled.items():
+        values = [x for k, v in kwargs.items() for x in ("--set", f"model.kwargs.{k}={v}")]
+        kinds[name] = ["--dense", *values]
+    for measure, budget in COUNTED:
+        kinds[search_name(measure, budget)] = [f"--{measure}-budget", str(budget)]
     jobs: dict[str, list[str]] = {}
-    for seed in arguments.seeds:
+    for seed in seeds:
         sets = [x for value in [*common, f"train.seed={seed}"] for x in ("--set", value)]
-        for name, options in trainings(profiles, scaled).items():
+        for name, options in kinds.items():
             jobs[f"{name}-s{seed}"] = ["train", "--recipe", str(RECIPE), *options, *sets]
         for setting in SETTINGS:
             searched = output / f"search-{setting}-s{seed}"
             jobs[f"retrain-{setting}-s{seed}"] = ["retrain", str(searched)]
-    if not arguments.report_only:
-        train_all(jobs, output, arguments.jobs)
-    runs = [name for name in jobs if finished(output / name)]
-    report = output / "report"
-    command = ["cpt_nas.cli", "report", *(str(output / name) for name in runs)]
-    under = [x for path in profiles.values() for x in ("--profile", str(path))]
-    run([*command, *under, "--measure", "-o", str(report)])
-    # The hand-made networks have other layers; the picture of structures is of the searches alone.
-    searched = [n for n in runs if n.startswith(("dense-", "search-")) and n.endswith("-s0")]
-    folders = [str(output / name) for name in searched]
-    run(["cpt_nas.cli", "report", *folders, *under, "-o", str(output / "report_searches")])
-    write(output, report, runs)
-
-
-def trainings(
-    profiles: Mapping[str, Path], scaled: Mapping[str, Mapping[str, object]]
-) -> dict[str, list[str]]:
-    """Name -> options of cpt-nas train, the most telling first."""
-    jobs = {"dense": ["--dense"]}
-    for setting, budget in SEARCHES:
-        options = ["--profile", str(profiles[setting]), "--latency-budget", str(budget)]
-        jobs[search_name(setting, budget)] = options
-    for name, kwargs in scaled.items():
-        values = [x for k, v in kwargs.items() for x in ("--set", f"model.kwargs.{k}={v}")]
-        jobs[name] = ["--dense", *values]
-    jobs["search-macs"] = ["--macs-budget", str(BUDGET)]
-    jobs["search-params"] = ["--params-budget", str(BUDGET)]
     return jobs
 
 
-def search_name(setting: str, budget: float) -> str:
-    """'search-t1-b1' to half of the latency, 'search-t1-b1-0.65' to another part of it."""
-    return f"search-{setting}" + (f"-{budget:g}" if budget != BUDGET else "")
+def search_name(cost: str, budget: float) -> str:
+    """'search-t1-b1' to half of the latency, 'search-macs-0.35' to another part of the MACs."""
+    return f"search-{cost}" + (f"-{budget:g}" if budget != BUDGET else "")
 
 
 def profile(name: str, path: Path) -> None:
@@ -137,8 +135,8 @@ def hand_made(output: Path) -> dict[str, dict[str, object]]:
     }
     argument = {"width": "channels", "depth": "layers", "depth at the back": "layers"}
     candidates: dict[str, dict[str, object]] = {"dense": {}}
-    for kind, shapes in kinds.items():
-        candidates |= {f"{kind} {shape}": {argument[kind]: list(shape)} for shape in shapes}
+    for kind, sizes in kinds.items():
+        candidates |= {f"{kind} {size}": {argument[kind]: list(size)} for size in sizes}
     path = output / "scaled.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     for setting, (threads, batch_size) in SETTINGS.items():
@@ -218,81 +216,130 @@ def finished(folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text())["status"] == "finished"
 
 
-def write(output: Path, report: Path, runs: Sequence[str]) -> None:
+def write(output: Path, profiles: Mapping[str, Path]) -> None:
     """docs/hardware.csv, its tables and pictures."""
-    table = pd.read_csv(report / "runs.csv")
-    table["network"] = table["name"].str.replace(r"-s\d+$", "", regex=True)
-    dense = table[table["network"] == "dense"].set_index("seed")
-    steps = step_times({n: output / n / "export" for n in runs})
-    table["step_over_dense"] = table["name"].map(steps) / steps[f"dense-s{dense.index[0]}"]
-    # Until the freeze a search costs a dense step and a bit.
-    searched = table["kind"] == "search"
-    rest = table["step_over_dense"]
-    recipe = load_recipe(RECIPE)
-    assert recipe.search is not None and recipe.search.freeze is not None
-    freeze = recipe.search.freeze
-    table["wall_over_dense"] = rest.where(~searched, freeze * GATED_STEP + (1 - freeze) * rest)
-    for what in ("macs", "params", *(f"measured_s:{s}" for s in SETTINGS)):
-        table[f"{what}_over_dense"] = table[what] / dense[what].mean()
-    commits = {json.loads((output / n / "result.json").read_text())["commit"] for n in runs}
-    print("made by", ", ".join(sorted(str(c) for c in commits)))
+    runs = [path for path in sorted(output.iterdir()) if finished(path)]
+    report = output / "report"
+    if runs:
+        under = [x for path in profiles.values() for x in ("--profile", str(path))]
+        run(["cpt_nas.cli", "report", *map(str, runs), *under, "-o", str(report)])
+        looks = joined(pd.read_csv(report / "looks.csv"), DOCS / "hardware_looks.csv", "run")
+        looks.to_csv(DOCS / "hardware_looks.csv", index=False, lineterminator="\n")
+    if (output / "scaled.csv").exists():
+        shutil.copyfile(output / "scaled.csv", DOCS / "hardware_scaled.csv")
+    table = joined(trained(runs), DOCS / "hardware.csv", "name")
+    order = sorted(range(len(table)), key=lambda i: place(table["name"][i]))
+    table = table.loc[order].reset_index(drop=True)
+    times = measured(table, profiles)
     table.to_csv(DOCS / "hardware.csv", index=False, lineterminator="\n")
-    shutil.copyfile(output / "scaled.csv", DOCS / "hardware_scaled.csv")
     for page in (DOCS / "hardware.md", ROOT / "README.md"):
         markdown.insert(page, {"hardware": results(table)})
+    draw(table, times, report / "figures")
+
+
+def trained(folders: Sequence[Path]) -> pd.DataFrame:
+    """A row a finished run: what it was, what is left of it, how good it is."""
+    rows = []
+    for loaded in load_runs(folders) if folders else []:
+        result, recipe = loaded.result, loaded.recipe
+        assert loaded.structure is not None, "finished"
+        kwargs, units = Shape.of(recipe.model.kwargs, loaded.structure)
+        row = {"name": loaded.name, "network": loaded.name.rpartition("-s")[0]}
+        row |= {"kind": loaded.kind, "seed": recipe.train.seed, "epochs": recipe.train.epochs}
+        row |= {"commit": result["commit"], "kwargs": kwargs, "units": units}
+        row |= {"accuracy": result["test_acc"]}
+        row |= {"train_loss": loaded.history["train_loss"].iloc[-1]}
+        row |= {what: result.get(what) for what in ("forced", "undecided_at_freeze")}
+        rows.append(row | {"freeze": recipe.search.freeze if recipe.search else None})
+    return pd.DataFrame(rows)
+
+
+def joined(here: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
+    """``here``, and the rows of the committed table at ``path`` whose runs are not here."""
+    if not path.exists():
+        return here
+    known = pd.read_csv(path)
+    if here.empty:
+        return known
+    others = known[~known[name].isin(here[name])]
+    return pd.concat([here, others[[c for c in here.columns if c in others]]], ignore_index=True)
+
+
+def place(name: str) -> tuple[int, str]:
+    """Where a run stands in the table: dense, searches, retrainings, what people do instead."""
+    kinds = ("dense", "search-t", "search-", "retrain-", "depth-", "width-")
+    return next(i for i, kind in enumerate(kinds) if name.startswith(kind)), name
+
+
+def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
+    """Fill in what every run's network costs; returns the times, a row a run and setting."""
+    here = [Shape(*pair) for pair in zip(table["kwargs"], table["units"], strict=True)]
+    dense = shapes.counts(shapes.DENSE)
+    for what in ("macs", "params"):
+        table[f"{what}_over_dense"] = [shapes.counts(s)[what] / dense[what] for s in here]
+    loaded = {name: hwprofiles.load(path) for name, path in profiles.items()}
+    times = shapes.measure([shapes.DENSE, *here], loaded)
+    steps = shapes.step_times([shapes.DENSE, *here])
+    # Until the freeze a search costs a dense step and a bit.
+    rest = pd.Series([steps[shape] / steps[shapes.DENSE] for shape in here])
+    gated = table["freeze"] * GATED_STEP + (1 - table["freeze"]) * rest
+    table["time_over_dense"] = gated.where(table["kind"] == "search", rest)
+    for setting in SETTINGS:
+        timed = times[times["profile"] == setting].set_index("shape")
+        for what in ("predicted", "measured"):
+            seconds = timed[f"{what}_s"].to_dict()
+            table[f"{what}_s:{setting}"] = [seconds[shape] for shape in here]
+            ratio = table[f"{what}_s:{setting}"] / seconds[shapes.DENSE]
+            table[f"{what}_over_dense:{setting}"] = ratio
+    runs = pd.DataFrame({"run": table["name"], "shape": here})
+    return runs.merge(times, on="shape")
+
+
+def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
+    """The pictures of docs/hardware.md; those of a single search where it ran here."""
     pictures = DOCS / "hardware"
     pictures.mkdir(exist_ok=True)
-    for picture in ("latency", "accuracy_latency"):
-        shutil.copyfile(report / "figures" / f"{picture}.png", pictures / f"{picture}.png")
-    structures = output / "report_searches" / "figures" / f"structures_{MODEL}.png"
-    shutil.copyfile(structures, pictures / structures.name)
-    shutil.copyfile(report / "looks.csv", DOCS / "hardware_looks.csv")
-    for name in runs:
-        for kind in ("search", "worth"):
-            picture = report / "figures" / f"{kind}_{name}.png"
-            if name.endswith("-s0") and picture.exists():
-                shutil.copyfile(picture, pictures / picture.name)
+    first = table.drop_duplicates(["kwargs", "units"])
+    drawn = {
+        "latency": plots.cross_figure(times, list(first["name"]), measured=True),
+        "accuracy_latency": plots.accuracy_figure(table, times, measured=True),
+        f"structures_{MODEL}": plots.structures_figure(*structures(table)),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(pictures / f"{name}.png", dpi=DPI)
+    for kind in ("search", "worth"):
+        for picture in figures.glob(f"{kind}_*-s0.png"):
+            shutil.copyfile(picture, pictures / picture.name)
 
 
-def step_times(exports: Mapping[str, Path]) -> dict[str, float]:
-    """Seconds of a training step on one thread, the median of interleaved rounds."""
-    torch.set_num_threads(1)
-    x, y = torch.randn(128, 3, SIZE, SIZE), torch.randint(10, (128,))
-    models = {
-        name: timm.create_model(f"local-dir:{folder}", pretrained=True).train()
-        for name, folder in exports.items()
-    }
-    optimizers = {
-        n: torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for n, m in models.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(STEP_ROUNDS):
-        for name, model in models.items():
-            begin = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            optimizers[name].zero_grad()
-            loss.backward()
-            optimizers[name].step()
-            times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(found) for name, found in times.items()}
+def structures(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """(units left, a row a branch and a column a search; the searches): the first seed's."""
+    dense = shapes.DENSE.structure().branches
+    units = pd.DataFrame({"branch": list(dense), "group": "act1"})
+    units["total"] = [len(branch.units["act1"].kept) for branch in dense.values()]
+    searches = table[(table["kind"] == "search") & (table["seed"] == table["seed"].min())]
+    for name, left in zip(searches["name"], searches["units"], strict=True):
+        units[name] = [float(n) for n in left.split("-")]
+    return units, list(searches["name"])
 
 
 def results(table: pd.DataFrame) -> str:
     """A row a network, mean and range over the seeds."""
     rows = []
-    for network, runs in table.groupby("network", sort=False):
+    for name, runs in table.groupby("network", sort=False):
         accuracy = runs["accuracy"]
         spread = f" ({accuracy.min():.2f}-{accuracy.max():.2f})" if len(runs) > 1 else ""
-        row = [str(network), str(len(runs)), f"{accuracy.mean():.2f}{spread}"]
+        row = [str(name), str(len(runs)), f"{accuracy.mean():.2f}{spread}"]
         row += [f"{runs[f'{what}_over_dense'].mean():.2f}" for what in ("macs", "params")]
-        row.append(f"{runs['branches_left'].mean():.1f}")
-        for setting in SETTINGS:
-            what = f"measured_s:{setting}"
-            row.append(f"{1e3 * runs[what].mean():.2f} ({runs[f'{what}_over_dense'].mean():.2f})")
-        own = [s for s, budget in SEARCHES if network == search_name(s, budget)]
+        branches = runs["units"].map(lambda units: sum(n != "0" for n in units.split("-")))
+        row.append(f"{branches.mean():.1f}")
+        for s in SETTINGS:
+            ms, ratio = 1e3 * runs[f"measured_s:{s}"], runs[f"measured_over_dense:{s}"]
+            row.append(f"{ms.mean():.2f} ({ratio.mean():.2f})")
+        own = [s for s, budget in SEARCHES if name == search_name(s, budget)]
         off = [runs[f"measured_s:{s}"] / runs[f"predicted_s:{s}"] - 1 for s in own]
         row += [f"{100 * x.mean():+.1f}" for x in off] or [""]
-        row.append(f"{runs['wall_over_dense'].mean():.2f}")
+        row.append(f"{runs['time_over_dense'].mean():.2f}")
         rows.append(row)
     heads = ["network", "seeds", "test acc. %", "MACs / dense", "params / dense", "branches"]
     heads += [f"measured ms, {s} (/ dense)" for s in SETTINGS]

@@ -1,0 +1,132 @@
+"""ResNet-20s by what is left of them, rebuilt with fresh weights and measured in every setting.
+
+How long a network takes does not depend on its weights. So the table of what was trained, on
+whatever machine, can be measured again here, each shape once however many runs ended with it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+import timm
+import torch
+from torch import nn
+
+import cpt_nas  # noqa: F401  (registers cpt_resnet20)
+import hwprofiles
+from cpt_nas.cost import build_cost, predict_latency
+from cpt_nas.structure import Structure, cut_to, dense_structure
+
+MODEL, SIZE, CLASSES = "cpt_resnet20", 32, 10
+SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64), "t4-b1": (4, 1)}  # name -> threads, batch size
+MEASURED_S = 3  # a shape and setting, at least
+STEP_ROUNDS = 12
+
+
+class Shape(NamedTuple):
+    """A network.
+
+    Attributes:
+        kwargs: of the dense model, as JSON: '{}', '{"layers": [1, 1, 2]}'.
+        units: how many are left in each of its branches: '16-0-16'; 0: the branch is gone.
+    """
+
+    kwargs: str
+    units: str
+
+    @classmethod
+    def of(cls, kwargs: Mapping[str, object], structure: Structure) -> Shape:
+        counts = [
+            len(branch.units["act1"].kept) if branch.kept else 0
+            for branch in structure.branches.values()
+        ]
+        return cls(json.dumps(kwargs, sort_keys=True), "-".join(map(str, counts)))
+
+    def dense_model(self) -> nn.Module:
+        model: nn.Module = timm.create_model(MODEL, **self._arguments())
+        return model
+
+    def structure(self) -> Structure:
+        """With the first units of each branch."""
+        structure = dense_structure(self.dense_model(), MODEL, self._arguments())
+        counts = map(int, self.units.split("-"))
+        for branch, count in zip(structure.branches.values(), counts, strict=True):
+            branch.kept = count > 0
+            for group in branch.units.values():
+                group.kept = list(range(count))
+        return structure
+
+    def model(self) -> nn.Module:
+        return cut_to(self.dense_model(), self.structure())
+
+    def _arguments(self) -> dict[str, object]:
+        return {"num_classes": CLASSES, "in_chans": 3} | json.loads(self.kwargs)
+
+
+DENSE = Shape("{}", "-".join(map(str, [16] * 3 + [32] * 3 + [64] * 3)))
+
+
+def measure(
+    shapes: Iterable[Shape], profiles: Mapping[str, hwprofiles.Profile] | None = None
+) -> pd.DataFrame:
+    """A row a shape and setting: predicted and measured seconds, the measurement's quartiles.
+
+    All shapes of a setting are measured against each other in interleaved rounds.
+
+    Args:
+        shapes: one may come up several times.
+        profiles: by setting; without them nothing is predicted.
+    """
+    rows = []
+    for setting, (threads, batch_size) in SETTINGS.items():
+        x = torch.randn(batch_size, 3, SIZE, SIZE)
+        models = {shape: (shape.model().eval(), x) for shape in dict.fromkeys(shapes)}
+        named = {str(i): model for i, model in enumerate(models.values())}
+        timed = hwprofiles.time_models(named, threads=threads, min_s=MEASURED_S * len(models))
+        for shape, m in zip(models, timed.values(), strict=True):
+            row = {"shape": shape, "profile": setting, "measured_s": m.median_s}
+            row |= {"q25_s": m.q25_s, "q75_s": m.q75_s, "n": m.n, "verdict": m.verdict}
+            if profiles is not None:
+                row["predicted_s"] = predicted(shape, profiles[setting])
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def counts(shape: Shape) -> dict[str, float]:
+    """Its 'macs' and 'params'."""
+    cost = build_cost(shape.dense_model(), torch.zeros(1, 3, SIZE, SIZE))
+    return cost.of_structure(shape.structure())
+
+
+def predicted(shape: Shape, profile: hwprofiles.Profile) -> float:
+    """Seconds by the profile; NaN where it does not know all of the layers."""
+    example = torch.zeros(1, 3, SIZE, SIZE)
+    try:
+        return predict_latency(shape.structure(), profile, shape.dense_model(), example)
+    except hwprofiles.MissingLayers:
+        return float("nan")
+
+
+def step_times(shapes: Iterable[Shape]) -> dict[Shape, float]:
+    """Seconds of a training step of 128 pictures on one thread, medians of interleaved rounds."""
+    torch.set_num_threads(1)
+    x, y = torch.randn(128, 3, SIZE, SIZE), torch.randint(CLASSES, (128,))
+    models = {shape: shape.model().train() for shape in dict.fromkeys(shapes)}
+    optimizers = {
+        n: torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for n, m in models.items()
+    }
+    times: dict[Shape, list[float]] = {shape: [] for shape in models}
+    for _ in range(STEP_ROUNDS):
+        for shape, model in models.items():
+            begin = time.perf_counter()
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizers[shape].zero_grad()
+            loss.backward()
+            optimizers[shape].step()
+            times[shape].append(time.perf_counter() - begin)
+    return {shape: statistics.median(found) for shape, found in times.items()}
