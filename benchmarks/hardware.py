@@ -16,7 +16,8 @@ Trainings run side by side, seed by seed; interrupted ones go on and finished on
 so the command can be stopped and given again; ``--report-only`` takes what is finished. Measuring
 wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run; those that are
 not here stay, and are measured again like the others), docs/hardware_looks.csv (what everything
-was worth in the searches), docs/hardware/*.png and the tables in docs/hardware.md and README.md.
+was worth in the searches), the profiles and pictures in docs/hardware, and the tables in
+docs/hardware.md and README.md.
 """
 
 from __future__ import annotations
@@ -225,6 +226,8 @@ def write(output: Path, profiles: Mapping[str, Path]) -> None:
         run(["cpt_nas.cli", "report", *map(str, runs), *under, "-o", str(report)])
         looks = joined(pd.read_csv(report / "looks.csv"), DOCS / "hardware_looks.csv", "run")
         looks.to_csv(DOCS / "hardware_looks.csv", index=False, lineterminator="\n")
+    for name, path in profiles.items():
+        shutil.copyfile(path, DOCS / "hardware" / f"{name}.yaml")
     if (output / "scaled.csv").exists():
         shutil.copyfile(output / "scaled.csv", DOCS / "hardware_scaled.csv")
     table = joined(trained(runs), DOCS / "hardware.csv", "name")
@@ -265,14 +268,15 @@ def joined(here: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
     return pd.concat([here, others[[c for c in here.columns if c in others]]], ignore_index=True)
 
 
-def place(name: str) -> tuple[int, str]:
+def place(name: str) -> tuple[int, str, str]:
     """Where a run stands in the table: dense, searches, retrainings, what people do instead."""
+    network, _, seed = name.rpartition("-s")
     kinds = ("dense", "search-t", "search-", "retrain-", "depth-", "width-")
-    return next(i for i, kind in enumerate(kinds) if name.startswith(kind)), name
+    return next(i for i, kind in enumerate(kinds) if name.startswith(kind)), network, seed
 
 
 def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
-    """Fill in what every run's network costs; returns the times, a row a run and setting."""
+    """Fill in what every run costs; returns the times, a row a network, seed and setting."""
     here = [Shape(*pair) for pair in zip(table["kwargs"], table["units"], strict=True)]
     dense = shapes.counts(shapes.DENSE)
     for what in ("macs", "params"):
@@ -291,18 +295,20 @@ def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
             table[f"{what}_s:{setting}"] = [seconds[shape] for shape in here]
             ratio = table[f"{what}_s:{setting}"] / seconds[shapes.DENSE]
             table[f"{what}_over_dense:{setting}"] = ratio
-    runs = pd.DataFrame({"run": table["name"], "shape": here})
+    runs = pd.DataFrame({"run": table["network"], "shape": here})
     return runs.merge(times, on="shape")
 
 
 def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
     """The pictures of docs/hardware.md; those of a single search where it ran here."""
     pictures = DOCS / "hardware"
-    pictures.mkdir(exist_ok=True)
-    first = table.drop_duplicates(["kwargs", "units"])
+    # A point a network, the mean over the seeds.
+    accuracy = table.groupby("network", sort=False)["accuracy"].mean().rename_axis("name")
+    networks = accuracy.reset_index()
+    times = times.groupby(["run", "profile"], sort=False).mean(numeric_only=True).reset_index()
     drawn = {
-        "latency": plots.cross_figure(times, list(first["name"]), measured=True),
-        "accuracy_latency": plots.accuracy_figure(table, times, measured=True),
+        "latency": plots.cross_figure(times, list(networks["name"]), measured=True),
+        "accuracy_latency": plots.accuracy_figure(networks, times, measured=True),
         f"structures_{MODEL}": plots.structures_figure(*structures(table)),
     }
     for name, figure in drawn.items():

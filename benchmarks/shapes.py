@@ -6,6 +6,7 @@ whatever machine, can be measured again here, each shape once however many runs 
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import time
@@ -97,6 +98,7 @@ def measure(
     return pd.DataFrame(rows)
 
 
+@functools.cache
 def counts(shape: Shape) -> dict[str, float]:
     """Its 'macs' and 'params'."""
     cost = build_cost(shape.dense_model(), torch.zeros(1, 3, SIZE, SIZE))
