@@ -49,6 +49,7 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         ("model: {name: x}\ntrain: {device: tpu}", [], "must be cpu, cuda or cuda:N"),
         ("model: {name: x}\nsearch: {freeze: 0.1}", [], "freeze .0.1. must come after"),
         ("model: {name: x}\nsearch: {alpha: 2}", [], "search.alpha"),
+        ("model: {name: x}\nsearch: {listen: 1}", [], "search.listen.*less than 1.*1"),
         ("model: {name: x}\nsearch: {log_gamma: .nan}", [], "search.log_gamma"),
         ("model: {name: x}", ["epochs"], "--set: 'epochs' must be key=value"),
         ("model: {name: x}", ["train.epochs=[1"], "is not YAML"),
