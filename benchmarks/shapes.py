@@ -86,10 +86,11 @@ def measure(
     rows = []
     for setting, (threads, batch_size) in SETTINGS.items():
         x = torch.randn(batch_size, 3, SIZE, SIZE)
-        models = {shape: (shape.model().eval(), x) for shape in dict.fromkeys(shapes)}
-        named = {str(i): model for i, model in enumerate(models.values())}
-        timed = hwprofiles.time_models(named, threads=threads, min_s=MEASURED_S * len(models))
-        for shape, m in zip(models, timed.values(), strict=True):
+        names = {f"{shape.kwargs} {shape.units}": shape for shape in shapes}
+        models = {name: (shape.model().eval(), x) for name, shape in names.items()}
+        timed = hwprofiles.time_models(models, threads=threads, min_s=MEASURED_S * len(models))
+        for name, shape in names.items():
+            m = timed[name]
             row = {"shape": shape, "profile": setting, "measured_s": m.median_s}
             row |= {"q25_s": m.q25_s, "q75_s": m.q75_s, "n": m.n, "verdict": m.verdict}
             if profiles is not None:
