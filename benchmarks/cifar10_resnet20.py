@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
 
 FIXED_LEVEL = ["search.macs_budget=null", "search.ramp=0.13", "search.freeze=0.25"]
-FIXED_LEVEL += ["search.theta_lr=0.02"]
+FIXED_LEVEL += ["search.theta_lr=0.02", "search.listen=0.6"]
 
 
 def main() -> None:

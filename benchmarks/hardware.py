@@ -1,4 +1,4 @@
-"""Does hardware matter? One network searched under four costs, and what people do instead.
+"""Does hardware matter? One network searched under several costs, and what people do instead.
 
     python benchmarks/hardware.py --data FOLDER -o runs/hardware [--seeds 0 1 2] [--jobs 4]
 
@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
 BUDGET = 0.5
-# The network found for batch 1 takes 0.45 of the latency at batch 64, the one for that 0.54 here.
+# The network for batch 1 takes 0.45 of the latency at batch 64, the one for that 0.54 at batch 1.
 SEARCHES = (*((setting, BUDGET) for setting in SETTINGS), ("t1-b64", 0.45), ("t1-b1", 0.54))
 # Half of the MACs leave more than half of the latency: 0.4 leave it at batch 64, 0.28 at batch 1.
 COUNTED = (("macs", BUDGET), ("macs", 0.4), ("macs", 0.28), ("params", BUDGET))
