@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10 pictures: dense, and searches at two pruning levels, 10 epochs each.
+"""ResNet-20 on CIFAR-10 images: dense, and searches at two pruning levels, 10 epochs each.
 
     python benchmarks/cifar10_resnet20.py --data FOLDER -o runs/cifar10
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
 
 FIXED_LEVEL = ["search.macs_budget=null", "search.ramp=0.13", "search.freeze=0.25"]
-FIXED_LEVEL += ["search.theta_lr=0.02", "search.listen=0.6"]
+FIXED_LEVEL += ["search.theta_lr=0.02", "search.estimation=0.6"]
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import cpt_nas
-from cpt_nas.cut import join
-from cpt_nas.gating import Description, describe
-from cpt_nas.inspection import reach, share_left
+from cpt_nas.cli.inspection import reach, share_left
+from cpt_nas.pruning.search_space import SearchSpace, find_branches
+from cpt_nas.pruning.surgery import join
 
 DOCS = Path(__file__).parents[1] / "docs"
 NO_ADAPTER = "no adapter for its blocks"
@@ -67,7 +67,7 @@ def look(name: str) -> dict[str, Any]:
             model = timm.create_model(name)
     except Exception as error:  # timm's own; some models cannot be built without real memory
         return row | {"kind": "not gated", "reason": f"timm: {type(error).__name__}: {error}"}
-    found = describe(model)
+    found = find_branches(model)
     groups = [(f, g) for f in found.branches for g in f.branch.groups]
     branches = sum(f.branch.remove is not None for f in found.branches)
     kind = KINDS[(not branches) + 2 * (not groups) if branches or groups else 3]
@@ -88,7 +88,7 @@ def look(name: str) -> dict[str, Any]:
     }
 
 
-def reasons(found: Description) -> list[str]:
+def reasons(found: SearchSpace) -> list[str]:
     """Why blocks, branches or units are left out, without the blocks' names."""
     said = [*found.refusals.values()]
     for f in found.branches:
@@ -97,7 +97,7 @@ def reasons(found: Description) -> list[str]:
     return said
 
 
-def removable_macs(model: nn.Module, found: Description) -> tuple[float, float, float]:
+def removable_macs(model: nn.Module, found: SearchSpace) -> tuple[float, float, float]:
     """Multiply-adds of the model, and the shares that units, and units and branches, can remove.
 
     By torch's flop counter, which counts convolutions, linear layers and attention. NaN where the

@@ -2,7 +2,7 @@
 
     python benchmarks/hardware.py --data FOLDER -o runs/hardware [--seeds 0 1 2] [--jobs 4]
 
-FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 pictures. ResNet-20, 10 epochs, one
+FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20, 10 epochs, one
 thread a training. Searches under this machine's profiles of three settings (one thread at batch 1
 and at batch 64, four threads at batch 1) to half of the latency, and to what the network for one of
 them takes in another, so that networks of one latency can be compared in both; to half the MACs
@@ -15,8 +15,8 @@ the end every network is measured in all settings.
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again; ``--report-only`` takes what is finished. Measuring
 wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run; those that are
-not here stay, and are measured again like the others), docs/hardware_looks.csv (what everything
-was worth in the searches), the profiles and pictures in docs/hardware, and the tables in
+not here stay, and are measured again like the others), docs/hardware_allocations.csv (what everything
+was worth in the searches), the profiles and images in docs/hardware, and the tables in
 docs/hardware.md and README.md.
 """
 
@@ -40,8 +40,7 @@ import torch
 from shapes import MODEL, SETTINGS, SIZE, Shape
 
 import hwprofiles
-from cpt_nas import plots
-from cpt_nas.runs import load_runs
+from cpt_nas.train.runs import load_runs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -69,7 +68,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     if arguments.data is None and not arguments.report_only:
-        parser.error("--data: the folder with the pictures is missing (or give --report-only)")
+        parser.error("--data: the folder with the images is missing (or give --report-only)")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     profiles = {name: output / f"{name}.yaml" for name in SETTINGS}
@@ -222,14 +221,16 @@ def finished(folder: Path) -> bool:
 
 
 def write(output: Path, profiles: Mapping[str, Path]) -> None:
-    """docs/hardware.csv, its tables and pictures."""
+    """docs/hardware.csv, its tables and images."""
     runs = [path for path in sorted(output.iterdir()) if finished(path)]
     report = output / "report"
     if runs:
         under = [x for path in profiles.values() for x in ("--profile", str(path))]
         run(["cpt_nas.cli", "report", *map(str, runs), *under, "-o", str(report)])
-        looks = joined(pd.read_csv(report / "looks.csv"), DOCS / "hardware_looks.csv", "run")
-        looks.to_csv(DOCS / "hardware_looks.csv", index=False, lineterminator="\n")
+        allocations = joined(
+            pd.read_csv(report / "allocations.csv"), DOCS / "hardware_allocations.csv", "run"
+        )
+        allocations.to_csv(DOCS / "hardware_allocations.csv", index=False, lineterminator="\n")
     for name, path in profiles.items():
         shutil.copyfile(path, DOCS / "hardware" / f"{name}.yaml")
     if (output / "scaled.csv").exists():
@@ -304,22 +305,22 @@ def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
-    """The pictures of docs/hardware.md; those of a single search where it ran here."""
-    pictures = DOCS / "hardware"
+    """The images of docs/hardware.md; those of a single search where it ran here."""
+    images = DOCS / "hardware"
     # A point a network, the mean over the seeds.
     accuracy = table.groupby("network", sort=False)["accuracy"].mean().rename_axis("name")
     networks = accuracy.reset_index()
     times = times.groupby(["run", "profile"], sort=False).mean(numeric_only=True).reset_index()
     drawn = {
-        "latency": plots.cross_figure(times, list(networks["name"]), measured=True),
-        "accuracy_latency": plots.accuracy_figure(networks, times, measured=True),
-        f"structures_{MODEL}": plots.structures_figure(*structures(table)),
+        "latency": figures.cross_figure(times, list(networks["name"]), measured=True),
+        "accuracy_latency": figures.accuracy_figure(networks, times, measured=True),
+        f"structures_{MODEL}": figures.structures_figure(*structures(table)),
     }
     for name, figure in drawn.items():
-        figure.savefig(pictures / f"{name}.png", dpi=DPI)
-    for kind in ("search", "worth"):
-        for picture in figures.glob(f"{kind}_*-s0.png"):
-            shutil.copyfile(picture, pictures / picture.name)
+        figure.savefig(images / f"{name}.png", dpi=DPI)
+    for kind in ("search", "importance_per_cost"):
+        for image in figures.glob(f"{kind}_*-s0.png"):
+            shutil.copyfile(image, images / image.name)
 
 
 def structures(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -27,8 +27,9 @@ import timm
 import torch
 
 import hwprofiles
-from cpt_nas.candidates import random_structures
-from cpt_nas.cost import build_cost
+from cpt_nas.calibration.random_structures import random_structures
+from cpt_nas.costs.cost_model import build_cost
+from cpt_nas.pruning.search_space import find_branches
 from hwprofiles import Profile
 from hwprofiles.device import fingerprint
 
@@ -102,11 +103,11 @@ def main() -> None:
     (docs / "profiles").mkdir(parents=True, exist_ok=True)
     table = merged(pd.DataFrame(rows), docs / "profiles.csv", ["profile"])
     merged(pd.DataFrame(networks), docs / "profiles_networks.csv", ["profile", "network"])
-    for _, picture in done:
-        shutil.copyfile(picture, docs / "profiles" / picture.name)
+    for _, image in done:
+        shutil.copyfile(image, docs / "profiles" / image.name)
     if not arguments.dry:
         for file, _ in done:
-            hwprofiles.save(hwprofiles.load(file), hwprofiles.profile.SHIPPED / file.name)
+            hwprofiles.save(hwprofiles.load(file), hwprofiles.profile_file.SHIPPED / file.name)
         write_tables(DOCS / "profiles.md", table)
     print("\n\n".join(tables(table).values()))
 
@@ -122,7 +123,7 @@ def summary(job: Job, profile: Profile, again: Profile) -> dict[str, object]:
         "threads": job.threads,
         "batch_size": job.batch_size,
         "dense_ms": 1e3 * dense.median_s,
-        "channel_step": profile.channel_step,
+        "channel_divisor": profile.channel_divisor,
         "n_at_step": v.at_step.n,
         "mape": v.at_step.mape,
         "within5": v.at_step.within5,
@@ -156,8 +157,8 @@ def two_profilings(job: Job, first: Profile, second: Profile) -> float:
     """Mean relative difference of two profiles' predictions, the dense network among them."""
     model = timm.create_model(job.model)
     example = torch.zeros(1, 3, job.size, job.size)
-    a, b = (build_cost(model, example, p) for p in (first, second))
-    drawn = random_structures(model, a, COMPARED, 0, first.channel_step)
+    a, b = (build_cost(model, example, find_branches(model), p) for p in (first, second))
+    drawn = random_structures(model, a, COMPARED, 0, first.channel_divisor)
     pairs = [(a.of_structure(s)["latency"], b.of_structure(s)["latency"]) for s in drawn]
     return float(np.mean([abs(y / x - 1) for x, y in pairs]))
 
@@ -231,7 +232,7 @@ def tables(t: pd.DataFrame) -> dict[str, str]:
         "parameters alone: MAPE": [pc(r.mape_params) for r in rows_of(t)],
         "parameters alone: Kendall τ": [f"{r.kendall_tau_params:.3f}" for r in rows_of(t)],
         "dense network, ms": [f"{r.dense_ms:.4g}" for r in rows_of(t)],
-        "channel step": [str(r.channel_step) for r in rows_of(t)],
+        "channel divisor": [str(r.channel_divisor) for r in rows_of(t)],
         "sum of layers / whole, before calibration": [pc(r.layers_explain) for r in rows_of(t)],
         "drift from measuring to calibrating": [pc(r.calibration_drift) for r in rows_of(t)],
     }
@@ -270,11 +271,11 @@ def mark(text: str, passed: bool) -> str:
 
 def write_tables(path: Path, table: pd.DataFrame) -> None:
     """Put the tables between their markers; the text around them stays."""
-    pictures = [
+    images = [
         f"![{r.profile}: predicted against measured](profiles/{r.profile}-{r.model}.png)"
         for r in rows_of(table)
     ]
-    markdown.insert(path, {**tables(table), "pictures": "\n\n".join(pictures)})
+    markdown.insert(path, {**tables(table), "images": "\n\n".join(images)})
 
 
 if __name__ == "__main__":

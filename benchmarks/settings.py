@@ -24,7 +24,7 @@ import torch
 
 import cpt_nas
 import hwprofiles
-from cpt_nas.decide import State
+from cpt_nas.search.estimates import BranchState
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODEL, SIZE = "cpt_resnet20", 32
@@ -81,14 +81,14 @@ def shares(measure: str, profile: hwprofiles.Profile | None = None) -> dict[str,
     )
     structure = search.structure()
     states = {
-        name: State(True, {g: len(units.kept) for g, units in branch.units.items()})
+        name: BranchState(True, {g: len(units.kept) for g, units in branch.units.items()})
         for name, branch in structure.branches.items()
     }
-    charges = search.price.charges_of(states, {measure: 1.0})
+    marginal_costs = search.regularizer.marginal_costs(states, [(measure, 1.0)])
     found = {}
     for name, state in states.items():
-        widths = sum(n * charges.units[name, group][0] for group, n in state.counts.items())
-        found[name] = charges.branches[name][0] - widths
+        widths = sum(n * marginal_costs.units[name, group][0] for group, n in state.counts.items())
+        found[name] = marginal_costs.branches[name][0] - widths
         found[f"{name} widths"] = widths
     return found | {"rest": 1.0 - sum(found.values())}
 

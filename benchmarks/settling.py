@@ -21,8 +21,8 @@ import markdown
 import pandas as pd
 from rich.console import Console
 
-from cpt_nas.config import load_recipe
-from cpt_nas.train import train
+from cpt_nas.train.recipe import load_recipe
+from cpt_nas.train.train import train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -96,7 +96,7 @@ def one(job: tuple[str, int, int, Path]) -> dict[str, Any]:
     row["train_load"] = result["train_load"]
     trace = folder / "search.csv"
     row["cost_before_freeze"] = float("nan")
-    if trace.exists():  # of the MACs, or of what a fixed level charges
+    if trace.exists():  # of the MACs, or of what a fixed level marginal_costs
         row["cost_before_freeze"] = pd.read_csv(trace).filter(like="cost:").iloc[-1, 0]
     return row
 
@@ -106,7 +106,7 @@ def default_rate(values: dict[str, Any]) -> float:
     sets = [f"{k}={json.dumps(v)}" for k, v in values.items() if k != "search.theta_lr"]
     recipe = load_recipe(RECIPE, [*sets, "search.theta_lr=null"])
     assert recipe.search is not None
-    steps = -(-1437 // recipe.train.batch_size)  # the digits' training pictures
+    steps = -(-1437 // recipe.train.batch_size)  # the digits' training images
     return recipe.search.settings(recipe.train.epochs * steps, 0).rate()
 
 

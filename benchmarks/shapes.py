@@ -20,8 +20,9 @@ from torch import nn
 
 import cpt_nas  # noqa: F401  (registers cpt_resnet20)
 import hwprofiles
-from cpt_nas.cost import build_cost, predict_latency
-from cpt_nas.structure import Structure, cut_to, dense_structure
+from cpt_nas.pruning.search_space import find_branches
+from cpt_nas.costs.cost_model import build_cost, predict_latency
+from cpt_nas.pruning.structure import Structure, cut_to, dense_structure
 
 MODEL, SIZE, CLASSES = "cpt_resnet20", 32, 10
 SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64), "t4-b1": (4, 1)}  # name -> threads, batch size
@@ -54,7 +55,7 @@ class Shape(NamedTuple):
 
     def structure(self) -> Structure:
         """With the first units of each branch."""
-        structure = dense_structure(self.dense_model(), MODEL, self._arguments())
+        structure = dense_structure(find_branches(self.dense_model()), MODEL, self._arguments())
         counts = map(int, self.units.split("-"))
         for branch, count in zip(structure.branches.values(), counts, strict=True):
             branch.kept = count > 0
@@ -102,7 +103,8 @@ def measure(
 @functools.cache
 def counts(shape: Shape) -> dict[str, float]:
     """Its 'macs' and 'params'."""
-    cost = build_cost(shape.dense_model(), torch.zeros(1, 3, SIZE, SIZE))
+    model = shape.dense_model()
+    cost = build_cost(model, torch.zeros(1, 3, SIZE, SIZE), find_branches(model))
     return cost.of_structure(shape.structure())
 
 
@@ -116,7 +118,7 @@ def predicted(shape: Shape, profile: hwprofiles.Profile) -> float:
 
 
 def step_times(shapes: Iterable[Shape]) -> dict[Shape, float]:
-    """Seconds of a training step of 128 pictures on one thread, medians of interleaved rounds."""
+    """Seconds of a training step of 128 images on one thread, medians of interleaved rounds."""
     torch.set_num_threads(1)
     x, y = torch.randn(128, 3, SIZE, SIZE), torch.randint(CLASSES, (128,))
     models = {shape: shape.model().train() for shape in dict.fromkeys(shapes)}

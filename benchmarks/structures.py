@@ -2,7 +2,7 @@
 
     python benchmarks/structures.py --data FOLDER -o runs/structures [--seeds 0] [--jobs 4]
 
-FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 pictures. ResNet-20 with the units that
+FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20 with the units that
 STRUCTURES says in each of its nine branches, trained by the recipe of benchmarks/hardware.py
 without a search, one thread a training, and measured in its settings against the dense network
 (which is not trained here). It is the yardstick of a search: what could be had. Finished trainings
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     if arguments.data is None and not arguments.report_only:
-        parser.error("--data: the folder with the pictures is missing (or give --report-only)")
+        parser.error("--data: the folder with the images is missing (or give --report-only)")
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     if not arguments.report_only:

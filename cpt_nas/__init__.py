@@ -5,8 +5,18 @@
 Importing this package also puts ``cpt_resnet20`` ... ``cpt_pruned`` into timm's registry.
 """
 
-from cpt_nas import registry
-from cpt_nas.search import Search, attach
-from cpt_nas.structure import Structure, load_structure
+from cpt_nas import models
+from cpt_nas.pruning.structure import Structure, load_structure
+from cpt_nas.search.result import SearchResult
+from cpt_nas.search.search import Search, attach
+from hwprofiles._version import __version__
 
-__all__ = ["Search", "Structure", "attach", "load_structure", "registry"]
+__all__ = [
+    "Search",
+    "SearchResult",
+    "Structure",
+    "__version__",
+    "attach",
+    "load_structure",
+    "models",
+]

@@ -1,12 +1,13 @@
 """What does each layer of a model cost on this device? Measured, fitted, kept as one YAML file."""
 
+from hwprofiles._version import __version__
 from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.calibration import calibrate, calibration_networks, uncalibrated
 from hwprofiles.candidates import Candidate, Executed, time_candidates
 from hwprofiles.device import Difference, usable_cores
 from hwprofiles.layers import Coefficients, LayerSpec, build
 from hwprofiles.measure import measure, time_models
-from hwprofiles.profile import MissingLayers, Profile, ProfileError, load, save
+from hwprofiles.profile_file import MissingLayers, Profile, ProfileError, load, save
 from hwprofiles.target import Target, require_target
 from hwprofiles.timing import Measurement
 from hwprofiles.tracing import trace
@@ -23,6 +24,7 @@ __all__ = [
     "Profile",
     "ProfileError",
     "Target",
+    "__version__",
     "build",
     "calibrate",
     "calibration_networks",

@@ -11,7 +11,7 @@ from hwprofiles.device import fingerprint
 from hwprofiles.fit import LayerFit, Point, WeightsFit, fit_layer, fit_scale, fit_weights
 from hwprofiles.layers import LayerSpec
 from hwprofiles.plan import Widths
-from hwprofiles.profile import Profile
+from hwprofiles.profile_file import Profile
 from hwprofiles.schema import (
     Calibration,
     ChannelStep,
@@ -80,7 +80,7 @@ def assemble(
         cost_model=CostModel(
             form="a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
             loss="relative squared error, coefficients not negative",
-            channel_step=step,
+            channel_divisor=step,
             calibration=Calibration(scale=scale, offset_s=0.0, n=len(sums)),
         ),
         layers=[

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from hwprofiles.candidates import Candidate, time_candidates
 from hwprofiles.fit import relative_nnls
 from hwprofiles.layers import Form
-from hwprofiles.profile import Profile
+from hwprofiles.profile_file import Profile
 from hwprofiles.schema import Calibration
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 

@@ -14,9 +14,17 @@ import torch
 from torch import nn
 
 from hwprofiles.device import check_device
-from hwprofiles.profile import Profile
-from hwprofiles.timing import MIN_ROUNDS, Case, Progress, Rounds, anchor_workload, measure_rounds
-from hwprofiles.workbench import NETWORK_BLOCK_S, Setting, call_of, example_input, pinned, place
+from hwprofiles.profile_file import Profile
+from hwprofiles.runtimes.eager import (
+    NETWORK_BLOCK_S,
+    Setting,
+    call_of,
+    example_input,
+    pinned,
+    place,
+)
+from hwprofiles.runtimes.timers import Case
+from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds, anchor_workload, measure_rounds
 
 
 @dataclass(frozen=True)

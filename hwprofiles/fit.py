@@ -1,4 +1,4 @@
-"""From samples to numbers: a layer's coefficients, the channel step, the three coarse weights.
+"""From samples to numbers: a layer's coefficients, the channel divisor, the three coarse weights.
 
 All fits minimise the relative error and allow no negative coefficient: a layer never gets faster by
 getting wider, and a small layer counts as much as a large one.
@@ -116,7 +116,7 @@ def fit_layer(points: Sequence[Point], form: Form, dense: tuple[int, int]) -> La
     return LayerFit(Coefficients(*(float(v) for v in x)), error)
 
 
-def find_channel_step(sweeps: Sequence[Mapping[int, float]]) -> int:
+def find_channel_divisor(sweeps: Sequence[Mapping[int, float]]) -> int:
     """The largest step to whose multiples widths can be rounded up (almost) for free.
 
     Args:

@@ -8,18 +8,28 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 
 import torch
 from torch import Tensor, nn
 
 from hwprofiles import memory
+from hwprofiles._version import __version__
 from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.assemble import Timed, assemble
 from hwprofiles.device import check_device
-from hwprofiles.fit import find_channel_step
+from hwprofiles.fit import find_channel_divisor
 from hwprofiles.plan import Widths, plan_chains, sweep_widths
-from hwprofiles.profile import Profile
+from hwprofiles.profile_file import Profile
+from hwprofiles.runtimes.eager import (
+    NETWORK_BLOCK_S,
+    Builder,
+    Setting,
+    call_of,
+    example_input,
+    pinned,
+    place,
+)
+from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import (
     Anchor,
     ChannelStep,
@@ -32,7 +42,6 @@ from hwprofiles.schema import (
 )
 from hwprofiles.timing import (
     MIN_ROUNDS,
-    Case,
     Measurement,
     Progress,
     Rounds,
@@ -41,18 +50,9 @@ from hwprofiles.timing import (
     measure_rounds,
 )
 from hwprofiles.tracing import Traced, trace_all
-from hwprofiles.workbench import (
-    NETWORK_BLOCK_S,
-    Builder,
-    Setting,
-    call_of,
-    example_input,
-    pinned,
-    place,
-)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# The channel step is looked for in so many layers, of at least such a width.
+# The channel divisor is looked for in so many layers, of at least such a width.
 SWEPT_LAYERS = 3
 MIN_SWEPT_WIDTH = 16
 
@@ -106,7 +106,7 @@ def measure(
         x = example_input(setting, size)
         traced = {label: trace_all(network, x) for label, network in networks.items()}
         unique = {s.signature: s for t in traced.values() for s in t.layers}
-        step, contention = _sweep_channel_step(traced, setting, min_s, seed, progress)
+        step, contention = _sweep_channel_divisor(traced, setting, min_s, seed, progress)
         timed = _time_everything(
             traced, networks, x, step.value, setting, rounds, min_s, seed, progress
         )
@@ -135,7 +135,7 @@ def measure(
         _protocol(timed.rounds, contention, setting),
         Created(
             utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            tool_version=metadata.version("cpt-nas"),
+            tool_version=__version__,
             command=_command(workload),
             seed=seed,
             wall_s=time.perf_counter() - begin,
@@ -237,7 +237,7 @@ def _time_everything(
     )
 
 
-def _sweep_channel_step(
+def _sweep_channel_divisor(
     traced: Mapping[str, Traced],
     setting: Setting,
     min_s: float,
@@ -280,7 +280,7 @@ def _sweep_channel_step(
             rounds=MIN_ROUNDS,
             min_s=min_s / 2,
             seed=seed,
-            progress=_named(progress, "channel step, "),
+            progress=_named(progress, "channel divisor, "),
         )
     timed = swept_rounds.measurements
     sweeps = {}
@@ -292,7 +292,7 @@ def _sweep_channel_step(
             for w in sweep_widths(full)
         }
     found = ChannelStep(
-        value=find_channel_step(list(sweeps.values())),
+        value=find_channel_divisor(list(sweeps.values())),
         sweeps=[
             Sweep(layer=s, points=[StepPoint(channels=w, median_s=t) for w, t in points.items()])
             for s, points in sweeps.items()
@@ -311,7 +311,7 @@ def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int) -> Memo
 
 
 def _protocol(timed: Rounds, before: float | None, setting: Setting) -> Protocol:
-    """``before``: the contention while the channel step was looked for."""
+    """``before``: the contention while the channel divisor was looked for."""
     seen = [c for c in (timed.contention, before) if c is not None]
     return Protocol(
         timer=setting.timer().name,

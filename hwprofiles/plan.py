@@ -14,7 +14,7 @@ from hwprofiles.layers import LayerSpec
 
 UNIFORM_SHARES = (1.0, 0.75, 0.5, 0.25, 1 / 16)
 HIDDEN_SHARES = (0.5, 0.25)
-# The sweep for the channel step covers this many widths below a wide layer's dense one.
+# The sweep for the channel divisor covers this many widths below a wide layer's dense one.
 WIDE_WINDOW = 128
 
 Widths = tuple[int, int]
@@ -25,7 +25,7 @@ def plan_chains(specs: Sequence[LayerSpec], step: int) -> list[list[Widths]]:
 
     Args:
         specs: the network's layers, in order.
-        step: the channel step; widths other than the dense ones are multiples of it.
+        step: the channel divisor; widths other than the dense ones are multiples of it.
 
     Returns:
         The first chain is the dense network.

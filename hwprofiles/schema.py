@@ -167,7 +167,7 @@ class ChannelStep(Section):
 class CostModel(Section):
     form: Literal["a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C"]
     loss: Literal["relative squared error, coefficients not negative"]
-    channel_step: ChannelStep
+    channel_divisor: ChannelStep
     calibration: Calibration
 
 
@@ -272,7 +272,7 @@ class ValidatedNetwork(Section):
     """One network that was cut, measured and predicted."""
 
     label: str
-    at_step: bool = Field(description="all its widths are multiples of the channel step")
+    at_step: bool = Field(description="all its widths are multiples of the channel divisor")
     layers: Count
     macs: NonNegative
     params: NonNegative
@@ -290,8 +290,8 @@ class Validation(Section):
     seed: int
     verdict: Literal["ok", "noisy"]
     contention: NonNegative | None
-    at_step: Scores = Field(description="networks at the channel step")
-    off_step: Scores | None = Field(description="null: none, as with a channel step of 1")
+    at_step: Scores = Field(description="networks at the channel divisor")
+    off_step: Scores | None = Field(description="null: none, as with a channel divisor of 1")
     macs_alone: Scores = Field(
         description="networks at the step by scale * MACs + offset, both fitted to these very "
         "networks, which favours them"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwprofiles.profile import Profile
+from hwprofiles.profile_file import Profile
 
 LIMITS = {
     "minimum": "≥ {}",

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hwprofiles.device import Difference
-from hwprofiles.profile import Profile, ProfileError
+from hwprofiles.profile_file import Profile, ProfileError
 
 
 class Target(BaseModel):

@@ -19,169 +19,65 @@ A chain stands for a network at some widths; every round plays every chain.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import statistics
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from hwprofiles.contention import ContentionMeter
-from hwprofiles.device import synchronize
+from hwprofiles.runtimes.timers import Case, Reading, Timer
 
-try:
-    import resource
-except ImportError:  # not on Windows: interrupted blocks then stay in
-    resource = None  # type: ignore[assignment]
-
-Case = Callable[[], object]
 Progress = Callable[[str, int, int], None]
+
 
 # The label and the case of each call, in order.
 Chain = Sequence[tuple[str, Case]]
 
+
 MIN_ROUNDS = 10
+
+
 WARM_UP_ROUNDS = 2
+
+
 # A longer gap would let drift in between two anchors, a shorter one would time little else.
 ANCHOR_EVERY_S = 0.015
+
+
 # An anchor reading is the median of so many short blocks: a spike must not pass for drift.
 ANCHOR_BLOCKS = 5
+
+
 # Anchors are smoothed over this many neighbours: one unlucky anchor must not spoil two blocks.
 ANCHOR_WINDOW = 5
-# In a chain the last outputs stay alive, as in a residual network: the input, the shortcut, and one
-# that was overwritten in place. Freed at once, every output would land on the same warm pages; on
-# CPUs fresh pages can cost more than a norm or an activation computes.
-HELD_OUTPUTS = 3
+
+
 # How closely the cases may follow the anchor.
 EXPONENTS = tuple(i / 10 for i in range(11))
+
+
 # The side of the anchor's matrices: on one thread, and on several, which would otherwise spend more
 # time on waking each other up than on the product.
 ANCHOR_SIDE, ANCHOR_SIDE_SEVERAL = 128, 256
+
+
 # Above these the verdict is noisy. On quiet machines they read 0.01-0.03 and 0.02-0.1.
 MAX_SPREAD = 0.10
+
+
 MAX_ANCHOR_SPREAD = 0.30
+
+
 # In cores. The operating system's own work on a quiet machine stays far below.
 MAX_CONTENTION = 0.15
+
+
 # A call that lasts so long warms itself, and needs no other before it.
 LONG_CALL_S = 0.1
-
-
-class Timer(Protocol):
-    """Runs cases and says how long they took."""
-
-    name: str
-
-    @property
-    def threads(self) -> int:
-        """Processor threads that the cases run on."""
-        ...
-
-    def block(self, case: Case, repeats: int) -> Reading:
-        """Call one case ``repeats`` times: the time of all calls together."""
-        ...
-
-    def sequence(self, cases: Sequence[Case]) -> list[Reading]:
-        """Call cases one after the other: the time of each."""
-        ...
-
-    def now(self) -> float:
-        """Seconds since some moment."""
-        ...
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One reading.
-
-    Attributes:
-        at: the moment, in seconds.
-        seconds: how long it took.
-        interrupted: the operating system gave the processor to someone else meanwhile.
-    """
-
-    at: float
-    seconds: float
-    interrupted: bool = False
-
-
-class CpuTimer:
-    """The wall clock."""
-
-    name = "wall clock"
-
-    @property
-    def threads(self) -> int:
-        return torch.get_num_threads()
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.now = clock
-
-    def block(self, case: Case, repeats: int) -> Reading:
-        switches = _involuntary_switches()
-        start = self.now()
-        for _ in range(repeats):
-            case()
-        end = self.now()
-        return Reading((start + end) / 2, end - start, _involuntary_switches() > switches)
-
-    def sequence(self, cases: Sequence[Case]) -> list[Reading]:
-        readings = []
-        now = self.now
-        held: deque[object] = deque(maxlen=HELD_OUTPUTS)
-        before = _involuntary_switches()
-        for case in cases:
-            start = now()
-            held.append(case())
-            end = now()
-            after = _involuntary_switches()
-            readings.append(Reading(end, end - start, after > before))
-            before = after
-        return readings
-
-
-class CudaTimer:
-    """CUDA events: the time on the device, gaps while it waits for launches included.
-
-    No synchronisation between calls, which would add its own cost to every one.
-    """
-
-    name = "cuda events"
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    @property
-    def threads(self) -> int:
-        return 1  # the one that launches
-
-    def now(self) -> float:
-        return time.perf_counter()
-
-    def block(self, case: Case, repeats: int) -> Reading:
-        def calls() -> None:
-            for _ in range(repeats):
-                case()
-
-        return self.sequence([calls])[0]
-
-    def sequence(self, cases: Sequence[Case]) -> list[Reading]:
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(cases) + 1)]
-        synchronize(self.device)
-        start = self.now()
-        held: deque[object] = deque(maxlen=HELD_OUTPUTS)
-        events[0].record()
-        for case, event in zip(cases, events[1:], strict=True):
-            held.append(case())
-            event.record()
-        synchronize(self.device)
-        at = (start + self.now()) / 2
-        return [Reading(at, a.elapsed_time(b) / 1e3) for a, b in itertools.pairwise(events)]
 
 
 @dataclass(frozen=True)
@@ -443,7 +339,3 @@ def _divided(
         statistics.median(r.seconds / s**exponent for r, s in zip(readings, factors, strict=True))
         for readings, factors in zip(kept, slow, strict=True)
     )
-
-
-def _involuntary_switches() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource is not None else 0

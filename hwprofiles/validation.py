@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 from hwprofiles.candidates import Candidate, time_candidates
 from hwprofiles.fit import relative_nnls
-from hwprofiles.profile import Profile
+from hwprofiles.profile_file import Profile
 from hwprofiles.schema import Scores, ValidatedNetwork, Validation
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
@@ -41,7 +41,7 @@ def validate(
         profile: with its calibration; its setting is measured in.
         model: the uncut network's name.
         dense: the uncut network.
-        at_step: cut networks whose widths are multiples of the channel step.
+        at_step: cut networks whose widths are multiples of the channel divisor.
         off_step: and others.
         rounds, min_s, seed, progress: see ``time_candidates``.
         timed: readings of ``validation_networks(dense, at_step, off_step)`` where they have been

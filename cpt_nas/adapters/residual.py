@@ -65,18 +65,18 @@ def run_chains(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     Further arguments go to the modules that the block hands them to, and are ignored where those
     are gone.
     """
-    chains, informed, after = block.left_chains
+    chains, takes_args, after = block.left_chains
     for chain in chains:
         x = getattr(block, chain.before)(x) if chain.before else x
         y = x
         for step in chain.steps:
             if isinstance(step, Via):
                 method = getattr(block, step.method)
-                y = method(y, *args, **kwargs) if step.module in informed else method(y)
+                y = method(y, *args, **kwargs) if step.module in takes_args else method(y)
             elif isinstance(step, str):
                 part = getattr(block, step)
                 if isinstance(part, nn.Module):
-                    y = part(y, *args, **kwargs) if step in informed else part(y)
+                    y = part(y, *args, **kwargs) if step in takes_args else part(y)
                 else:
                     y = part * y
             else:
@@ -89,7 +89,7 @@ def run_chains(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def residual_block(
     cls: type[nn.Module],
     *chains: Chain | tuple[Step, ...],
-    informed: tuple[str, ...] = (),
+    takes_args: tuple[str, ...] = (),
     after: str = "",
 ) -> None:
     """Register a block class whose forward is ``x = base(x) + steps(x)`` for each chain in turn.
@@ -99,7 +99,7 @@ def residual_block(
     Args:
         cls: the class, exactly.
         chains: the branches, in order. Modules that the block lacks, or that are None, are skipped.
-        informed: modules that take the block's further arguments.
+        takes_args: modules that take the block's further arguments.
         after: a module behind the last addition.
     """
     given = [c if isinstance(c, Chain) else Chain(c) for c in chains]
@@ -108,7 +108,7 @@ def residual_block(
         held = [replace(c, steps=tuple(s for s in c.steps if _held(block, s))) for c in given]
         held = [c for c in held if any(_parameters(block, n) for n in c.names)]
         end = after if after and not is_silent(getattr(block, after)) else ""
-        return [_branch(block, held, index, informed, end) for index in range(len(held))]
+        return [_branch(block, held, index, takes_args, end) for index in range(len(held))]
 
     REGISTRY.add(cls)(adapter)
 
@@ -118,7 +118,7 @@ def _held(block: nn.Module, step: Step) -> bool:
 
 
 def _branch(
-    block: nn.Module, chains: Sequence[Chain], index: int, informed: tuple[str, ...], after: str
+    block: nn.Module, chains: Sequence[Chain], index: int, takes_args: tuple[str, ...], after: str
 ) -> Branch:
     """One branch of such a block, named after the module that does the work in it."""
     chain = chains[index]
@@ -136,7 +136,7 @@ def _branch(
             if parametrize.is_parametrized(now, name):
                 parametrize.remove_parametrizations(now, name, leave_parametrized=False)
             delattr(now, name)
-        now.left_chains = (tuple(left), informed, after)
+        now.left_chains = (tuple(left), takes_args, after)
         now.forward = MethodType(run_chains, now)
         module: nn.Module = now
         return module

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import CASES
+
+from tests.support.networks import CASES
 
 
 @pytest.fixture(params=list(CASES))
@@ -13,5 +14,5 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()

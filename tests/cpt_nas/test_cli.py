@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 import hwprofiles
-from cpt_nas import cli
+from tests.support.shell import Shell
 
 UNGATED = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
 SEARCH = ["train", "--recipe", "search.yaml"]
@@ -22,22 +20,6 @@ train: {epochs: 1, batch_size: 32, threads: 1}
 """
 
 
-class Shell:
-    """Runs commands in this process, as the console entry point would: a second start costs 5 s."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capfd = monkeypatch, capfd
-
-    def __call__(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        self.monkeypatch.chdir(cwd)
-        self.monkeypatch.setattr(sys, "argv", ["cpt-nas", *arguments])
-        self.monkeypatch.setattr(cli, "out", Console(width=200))
-        self.capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = self.capfd.readouterr()
-        code = stopped.value.code or 0
-        return subprocess.CompletedProcess(arguments, int(code), captured.out, captured.err)
 
 
 @pytest.fixture

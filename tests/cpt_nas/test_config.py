@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cpt_nas.config import ConfigError, Recipe, SearchConfig, load_recipe
+from cpt_nas.search.settings import SearchConfig
+from cpt_nas.sections import ConfigError
+from cpt_nas.train.recipe import Recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -49,7 +51,7 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         ("model: {name: x}\ntrain: {device: tpu}", [], "must be cpu, cuda or cuda:N"),
         ("model: {name: x}\nsearch: {freeze: 0.1}", [], "freeze .0.1. must come after"),
         ("model: {name: x}\nsearch: {alpha: 2}", [], "search.alpha"),
-        ("model: {name: x}\nsearch: {listen: 1}", [], "search.listen.*less than 1.*1"),
+        ("model: {name: x}\nsearch: {estimation: 1}", [], "search.estimation.*less than 1.*1"),
         ("model: {name: x}\nsearch: {log_gamma: .nan}", [], "search.log_gamma"),
         ("model: {name: x}", ["epochs"], "--set: 'epochs' must be key=value"),
         ("model: {name: x}", ["train.epochs=[1"], "is not YAML"),
@@ -82,7 +84,7 @@ def test_shares_become_steps() -> None:
 
 
 def test_the_demo_is_the_digits_recipe() -> None:
-    from cpt_nas.demo import recipe
+    from cpt_nas.cli.demo import recipe
 
     shipped = load_recipe(RECIPES[[p.stem for p in RECIPES].index("digits")])
     changed = {"profile": "x.yaml", "latency_budget": 0.5, "macs_budget": None}

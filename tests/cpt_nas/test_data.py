@@ -1,4 +1,4 @@
-"""Pictures: sources, checks, order, augmentation, and what a resumed or distributed run sees."""
+"""Images: sources, checks, order, augmentation, and what a resumed or distributed run sees."""
 
 import io
 import pickle
@@ -10,33 +10,30 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from cpt_nas.batches import (
-    MemoryBatches,
-    channel_statistics,
-    shift_and_flip,
-    stratified,
-)
-from cpt_nas.config import DataConfig, TrainConfig
-from cpt_nas.data import load_data
-from cpt_nas.decode import SMALL_BYTES
-from cpt_nas.pictures import Pictures, load_digits
+from cpt_nas.data.batches import channel_statistics, stratified
+from cpt_nas.data.config import DataConfig
+from cpt_nas.data.decode import SMALL_BYTES
+from cpt_nas.data.images import Images, load_digits
+from cpt_nas.data.in_memory import MemoryBatches, shift_and_flip
+from cpt_nas.data.load import load_data
+from cpt_nas.train.recipe import TrainConfig
 
 SIZE = (3, 16, 16)
 CLASSES = ("cat", "dog")
 
 
-def picture(value, size=(16, 16), mode="RGB"):
+def image(value, size=(16, 16), mode="RGB"):
     return Image.new(mode, size, value if mode == "L" else (value, value // 2, 255 - value))
 
 
 def encoded(value, suffix=".png", **kwargs):
     stream = io.BytesIO()
-    picture(value, **kwargs).save(stream, {".png": "PNG", ".jpg": "JPEG"}[suffix])
+    image(value, **kwargs).save(stream, {".png": "PNG", ".jpg": "JPEG"}[suffix])
     return stream.getvalue()
 
 
 def members(n=6, classes=CLASSES, suffix=".png", **kwargs):
-    """Member name -> content; the n-th picture of a class is recognised by its value."""
+    """Member name -> content; the n-th image of a class is recognised by its value."""
     return {
         f"{name}/{i:03d}{suffix}": encoded(40 * c + i, suffix, **kwargs)
         for c, name in enumerate(classes)
@@ -79,7 +76,7 @@ def some_pictures(n=20, classes=2, size=SIZE, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, *size), generator=generator).to(torch.uint8)
     names = tuple("abcdefghij"[:classes])
-    return Pictures(images, torch.arange(n) % classes, names)
+    return Images(images, torch.arange(n) % classes, names)
 
 
 def batches(n=20, batch_size=4, **kwargs):
@@ -141,8 +138,8 @@ def test_other_sizes_and_channels_are_fitted(tmp_path, suffix):
 
 
 def test_classes_are_folders_below_what_all_share(tmp_path):
-    deep = {f"./pictures/{name}": data for name, data in members().items()}
-    ignored = {"pictures/README.txt": b"hello", "pictures/cat/._000.png": b"resource fork"}
+    deep = {f"./images/{name}": data for name, data in members().items()}
+    ignored = {"images/README.txt": b"hello", "images/cat/._000.png": b"resource fork"}
     data = load(write_root(tmp_path, train=deep | ignored))
     assert data.classes == CLASSES
     assert len(data.training) == 12
@@ -161,7 +158,7 @@ def test_digits():
     assert test.images.shape == (360, 1, 16, 16)
     assert train.images.max() == 255
     shares = test.labels.bincount() / train.labels.bincount()
-    assert shares.sub(360 / 1437).abs().max() < 0.01  # stratified: a picture or so a class
+    assert shares.sub(360 / 1437).abs().max() < 0.01  # stratified: a image or so a class
     again, _ = load_digits((3, 16, 16))
     assert torch.equal(again.images, train.images.expand(-1, 3, -1, -1))
     original, _ = load_digits((1, 8, 8))
@@ -175,7 +172,7 @@ def test_digits():
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """torchvision's files with a few pictures; its checksums are of the real ones."""
+    """torchvision's files with a few images; its checksums are of the real ones."""
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
@@ -260,7 +257,7 @@ def test_pictures_beside_class_folders_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["", ".tar.gz"])
-@pytest.mark.parametrize("broken", [b"no picture", encoded(3, ".jpg")[:200], b""])
+@pytest.mark.parametrize("broken", [b"no image", encoded(3, ".jpg")[:200], b""])
 def test_a_corrupt_picture_is_named(tmp_path, suffix, broken):
     content = members(suffix=".jpg") | {"dog/003.jpg": broken}
     root = write_root(tmp_path, train=content, suffix=suffix)
@@ -375,9 +372,9 @@ def test_state_says_whether_it_is_the_same_data():
     data.load_state_dict(batches(seed=1).state_dict())
     with pytest.raises(ValueError, match="data: seed is 1, was 2 when the run was saved"):
         data.load_state_dict(batches(seed=2).state_dict())
-    with pytest.raises(ValueError, match="data: pictures is 20, was 24"):
+    with pytest.raises(ValueError, match="data: images is 20, was 24"):
         data.load_state_dict(batches(n=24, seed=1).state_dict())
-    # twice the processes at half the batch go on with the same pictures
+    # twice the processes at half the batch go on with the same images
     batches(batch_size=2, rank=0, world=2, seed=1).load_state_dict(data.state_dict())
 
 
@@ -389,7 +386,7 @@ def test_channels_last():
 
 
 def naive_shift_and_flip(image, down, right, mirrored):
-    """A window cut out of the zero-padded picture, one picture, one pixel at a time."""
+    """A window cut out of the zero-padded image, one image, one pixel at a time."""
     height, width = image.shape[1:]
     out = torch.zeros_like(image)
     for row in range(height):
@@ -475,7 +472,7 @@ def test_large_sets_go_through_timm(tmp_path, suffix):
             assert x.shape == (6, *SIZE)
     order = [torch.cat([x[:, 0, 0, 0] for x, _ in epochs[0, epoch]]) for epoch in range(2)]
     assert not torch.equal(*order)
-    # red is 0..9 for cats and 40..49 for dogs, and every picture comes at most once
+    # red is 0..9 for cats and 40..49 for dogs, and every image comes at most once
     red = (order[0] * data.std[0] + data.mean[0]).mul(255).round()
     labels = torch.cat([y for _, y in epochs[0, 0]])
     assert torch.equal(labels, (red >= 40).long())
@@ -501,7 +498,7 @@ def test_large_sets_refuse_what_timm_cannot_read(tmp_path, cifar):
     root = write_root(tmp_path / "zipped")
     with pytest.raises(ValueError, match=r"train\.tar\.gz: unzip it first"):
         load(root, in_memory=False)
-    with pytest.raises(ValueError, match=r"data\.input_size: 1 channels, but pictures of torch/"):
+    with pytest.raises(ValueError, match=r"data\.input_size: 1 channels, but images of torch/"):
         load(cifar[0], name="torch/cifar10", in_memory=False, input_size=(1, 32, 32))
     data = load(cifar[0], name="torch/cifar10", in_memory=False, input_size=(3, 32, 32), workers=1)
     assert data.steps == 12

@@ -9,16 +9,15 @@ import pytest
 import timm
 import torch
 from matplotlib.collections import PathCollection
-from networks import build
-from profiles import synthetic_profile
-from test_cli import Shell
 
 import cpt_nas as package
 import hwprofiles
-from cpt_nas import cli, profile_commands
-from cpt_nas.profile_plot import validation_figure
-from hwprofiles import Profile, memory
-from hwprofiles.profile import parse
+from cpt_nas.report.profile_figure import validation_figure
+from hwprofiles import Profile, cli, memory
+from hwprofiles.profile_file import parse
+from tests.support.networks import build
+from tests.support.profiles import synthetic_profile
+from tests.support.shell import Shell
 
 KWARGS = {"layers": [2, 2, 2], "channels": [4, 8, 8], "num_classes": 10}
 MODEL = ["cpt_resnet20", *(x for k, v in KWARGS.items() for x in ("--model-kwargs", f"{k}={v}"))]
@@ -42,7 +41,7 @@ def cpt_nas(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     model = timm.create_model("cpt_resnet20", in_chans=1, **KWARGS)
-    made = synthetic_profile(model, "cpt_resnet20", (1, 8, 8), channel_step=2)
+    made = synthetic_profile(model, "cpt_resnet20", (1, 8, 8), channel_divisor=2)
     hwprofiles.save(made, tmp_path / "p.yaml")
     return tmp_path / "p.yaml"
 
@@ -66,7 +65,7 @@ def test_profile_measures_calibrates_and_validates(cpt_nas: Shell, tmp_path: Pat
     assert c.n == 11 == len(set(c.networks)) and c.seed == 0 and c.left_out_error is not None
     off = v.off_step.n if v.off_step else 0
     assert v.at_step.n + off == 9 and len(v.networks) == 10 and v.model == "cpt_resnet20"
-    assert off == (0 if made.channel_step == 1 else 3)
+    assert off == (0 if made.channel_divisor == 1 else 3)
     sizes = {(n.macs, n.params, n.layers) for n in v.networks}
     assert len(sizes) == 10
     for part in ("unseen networks: MAPE", "noise floor", "calibration", "wrote new/p.yaml"):
@@ -101,7 +100,7 @@ def test_without_matplotlib_there_is_a_profile_and_no_picture(
     done = cpt_nas("validate-profile", "p.yaml", MODEL[0], *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     hint = "matplotlib is not installed; pip install -e '.[train]' brings it"
-    assert f"no picture: {hint}" in done.stdout
+    assert f"no image: {hint}" in done.stdout
     assert hwprofiles.load(file).validation and {p.name for p in tmp_path.iterdir()} == {"p.yaml"}
 
 
@@ -177,11 +176,11 @@ def test_attach_refuses_it_too(file: Path) -> None:
     with pytest.raises(ValueError, match=r"device\.name: profile has abacus"):
         package.attach(model, x, profile)
     search = package.attach(model, x, profile, allow_foreign=True)
-    assert search.price.cost_name == "latency" and search.channel_step == 2
+    assert search.price.cost_name == "latency" and search.channel_divisor == 2
 
 
 def test_several_models_share_one_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cpt_nas import profiling
+    from cpt_nas.calibration import profiling
 
     seen = {}
 

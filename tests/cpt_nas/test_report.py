@@ -17,12 +17,13 @@ from PIL import Image
 from rich.console import Console
 
 import hwprofiles
-from cpt_nas import plots, tables
-from cpt_nas.config import Recipe
-from cpt_nas.export import build, export
-from cpt_nas.report import report
-from cpt_nas.runs import load_runs, short_names
-from cpt_nas.structure import Structure, dense_structure
+from cpt_nas.pruning.search_space import find_branches
+from cpt_nas.pruning.export import build, export
+from cpt_nas.pruning.structure import Structure, dense_structure
+from cpt_nas.report import figures, tables
+from cpt_nas.report.report import report
+from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.run_folder import load_runs, short_names
 from hwprofiles.device import fingerprint
 
 MODEL = "cpt_resnet20"
@@ -55,7 +56,7 @@ SECTIONS = [
 
 def dense(kwargs=KWARGS, model=MODEL):
     network = timm.create_model(model, **kwargs)
-    return dense_structure(network, model, dict(kwargs))
+    return dense_structure(find_branches(network), model, dict(kwargs))
 
 
 def cut(kwargs=KWARGS):
@@ -159,7 +160,7 @@ def synthetic_profile(name, per_in_out_s, **workload):
     memory = {"parameter_bytes": 0, "activation_bytes": 0, "peak_analytic_bytes": 0}
     whole = {"p90_s": 1e-3, "p99_s": 1e-3, "sum_of_layers_s": 1e-3, "explained": 1.0, "macs": 0}
     whole |= {"params": 0, "calibrated_error": 0, "unattributed_ops": []}
-    return hwprofiles.profile.parse(
+    return hwprofiles.profile_file.parse(
         {
             "name": name,
             "created": {
@@ -178,7 +179,7 @@ def synthetic_profile(name, per_in_out_s, **workload):
             "cost_model": {
                 "form": "a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
                 "loss": "relative squared error, coefficients not negative",
-                "channel_step": {"value": 1, "sweeps": []},
+                "channel_divisor": {"value": 1, "sweeps": []},
                 "calibration": {"scale": 2.0, "offset_s": 0.0, "n": 1},
             },
             "layers": [
@@ -380,7 +381,7 @@ def test_the_runs_own_profile_is_the_default(runs, profile, tmp_path):
 
 
 def test_no_two_runs_look_alike():
-    styles = plots.run_styles([str(i) for i in range(28)]).values()
+    styles = figures.run_styles([str(i) for i in range(28)]).values()
     assert len({(s["color"], s["marker"]) for s in styles}) == 28
     assert len({(s["color"], s["linestyle"]) for s in styles}) == 28
 
@@ -480,7 +481,7 @@ def test_the_page_holds_everything(runs, profile, stopwatch, tmp_path):
     assert ">nan<" not in page.lower()
     left = sorted(p.name for p in (tmp_path / "out").iterdir())
     first = ["budgets.csv", "cross.csv", "figures", "history.csv", "latency.csv", "layers.csv"]
-    first.append("looks.csv")
+    first.append("allocations.csv")
     assert left == [*first, "report.html", "runs.csv", "search.csv", "structures.csv"]
 
 
@@ -501,7 +502,7 @@ def test_runs_of_other_models_get_their_own_figures(runs, tmp_path):
 
 def test_removed_layers_are_shaded(runs):
     _, run = load_runs(runs)
-    figure = plots.layers_figure(run.layers, "searched")
+    figure = figures.layers_figure(run.layers, "searched")
     macs, params = figure.axes
     for ax, what in ((macs, "macs"), (params, "params")):
         spans = [p for p in ax.patches if isinstance(p, Rectangle)]
@@ -518,10 +519,10 @@ def test_removed_layers_are_shaded(runs):
 
 def test_units_and_structures_figures(runs):
     structures = tables.structures_table(load_runs(runs))
-    figure = plots.units_figure(structures, ["dense", "searched"])
+    figure = figures.units_figure(structures, ["dense", "searched"])
     heights = [bar.get_height() for bar in figure.axes[1].patches]
     assert heights == [4, 8, 8, 0, 3, 8]  # totals, then what is left
-    figure = plots.structures_figure(structures, ["dense", "searched"])
+    figure = figures.structures_figure(structures, ["dense", "searched"])
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts == ["4/4", "removed", "8/8", "3/8", "8/8", "8/8"]
 
@@ -538,7 +539,7 @@ def latency_of(measured):
 def test_the_fastest_of_each_setting_is_framed():
     nan = float("nan")
     table = latency_of({"x": {"a": 3e-3, "b": 2e-3, "c": nan}, "y": {"a": 0.1, "b": 0.5, "c": nan}})
-    figure = plots.cross_figure(table, ["a", "b", "c"], measured=True)
+    figure = figures.cross_figure(table, ["a", "b", "c"], measured=True)
     frames = [(round(p.get_x() + 0.48), round(p.get_y() + 0.46)) for p in figure.axes[0].patches]
     assert frames == [(0, 1), (1, 0)]
     texts = [t.get_text() for t in figure.axes[0].texts]
@@ -550,7 +551,7 @@ def test_the_fastest_of_each_setting_is_framed():
 def test_accuracy_against_latency_shows_only_what_is_known():
     table = latency_of({"x": {"a": 3e-3, "b": float("nan")}})
     accuracies = pd.DataFrame({"name": ["a", "b"], "accuracy": [90.0, 80.0]})
-    figure = plots.accuracy_figure(accuracies, table, measured=True)
+    figure = figures.accuracy_figure(accuracies, table, measured=True)
     (ax,) = figure.axes
     assert [c.get_label() for c in ax.containers] == ["a"]
     assert ax.containers[0].lines[0].get_xydata().tolist() == [[3.0, 90.0]]
@@ -565,11 +566,11 @@ NAMES = [f"a-rather-long-run-name-of-number-{i}" for i in range(20)]
 @pytest.mark.filterwarnings("error")  # matplotlib warns where it gives up the layout
 def test_many_layers_and_long_names_keep_apart():
     table = latency_of({"one-thread-batch-1": dict.fromkeys(NAMES, 1e-3), "y": {}})
-    cross = plots.cross_figure(table, NAMES, measured=True)
+    cross = figures.cross_figure(table, NAMES, measured=True)
     layers = pd.DataFrame(
         [(f"layer{i}.conv1", "conv2d", "", 9, 9, 9, 9) for i in range(156)], columns=LAYER_COLUMNS
     )
-    many = plots.layers_figure(layers, "deep")
+    many = figures.layers_figure(layers, "deep")
     for figure, labels in (
         (cross, cross.axes[0].get_yticklabels()),
         (many, many.axes[1].get_xticklabels()),
@@ -586,9 +587,9 @@ def test_a_long_legend_leaves_the_axes_their_room():
     accuracies = pd.DataFrame({"name": NAMES, "accuracy": 90.0})
     times = latency_of({"x": dict.fromkeys(NAMES, 1e-3)})
     for figure in (
-        plots.progress_figure(histories),
-        plots.training_load_figure(histories),
-        plots.accuracy_figure(accuracies, times, measured=True),
+        figures.progress_figure(histories),
+        figures.training_load_figure(histories),
+        figures.accuracy_figure(accuracies, times, measured=True),
     ):
         figure.savefig(io.BytesIO(), format="png")
         (legend,) = figure.legends
@@ -715,20 +716,30 @@ def trace() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def looks() -> pd.DataFrame:
+def allocations() -> pd.DataFrame:
     """Two branches with a group each; the first has gone at the third look."""
     rows = []
     for step, price in ((25, 0.0), (50, 0.2), (75, 0.4)):
         for branch in ("a", "b")[step == 75 :]:
             for group, kept in (("", 0 if branch == "a" else 1), ("g", 3)):
-                cells = {"step": step, "branch": branch, "price": price, "group": group}
-                cells |= {"theta": 0.9, "benefit": 0.02, "charge": 0.1, "worth": 0.2}
+                cells = {
+                    "step": step,
+                    "branch": branch,
+                    "threshold_importance_per_cost": price,
+                    "group": group,
+                }
+                cells |= {
+                    "theta": 0.9,
+                    "importance": 0.02,
+                    "marginal_cost": 0.1,
+                    "importance_per_cost": 0.2,
+                }
                 rows.append(cells | {"kept": kept})
     return pd.DataFrame(rows)
 
 
 def test_what_everything_was_worth_is_drawn_where_there_was_a_price() -> None:
-    figure = plots.worth_figure(looks(), "x")
+    figure = figures.importance_figure(allocations(), "x")
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "a / g", "b", "b / g"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["50", "75"]
@@ -742,7 +753,7 @@ def test_a_promise_that_is_not_kept_is_said(
     reached = {"latency": 1e-3 * reached_ms, "params": 30.0}
     folder = add_export(write_run(tmp_path / "searched", reached=reached, **BUDGET))
     trace().to_csv(folder / "search.csv", index=False)
-    looks().to_csv(folder / "looks.csv", index=False)
+    allocations().to_csv(folder / "allocations.csv", index=False)
     out = tmp_path / "out"
     page = report([folder], out, [profile("home")], True, QUIET).read_text()
     table = pd.read_csv(out / "budgets.csv").set_index("measure")
@@ -760,17 +771,17 @@ def test_a_promise_that_is_not_kept_is_said(
     assert len(pd.read_csv(out / "search.csv")) == 3
     assert (out / "figures" / "search_searched.png").exists()
     assert (out / "figures" / "worth_searched.png").exists()
-    assert len(pd.read_csv(out / "looks.csv")) == len(looks())
+    assert len(pd.read_csv(out / "allocations.csv")) == len(allocations())
 
 
 def test_the_pareto_front_is_what_nothing_beats() -> None:
     times, accuracies = pd.Series([3.0, 1.0, 2.0, 2.5]), pd.Series([90.0, 70.0, 85.0, 80.0])
-    assert plots.pareto(times, accuracies) == ([1.0, 2.0, 3.0], [70.0, 85.0, 90.0])
-    assert plots.pareto(pd.Series(dtype=float), pd.Series(dtype=float)) == ([], [])
+    assert figures.pareto(times, accuracies) == ([1.0, 2.0, 3.0], [70.0, 85.0, 90.0])
+    assert figures.pareto(pd.Series(dtype=float), pd.Series(dtype=float)) == ([], [])
 
 
 def test_a_search_of_one_row_is_drawn() -> None:
-    figure = plots.search_figure(trace().head(1), "x")
+    figure = figures.search_figure(trace().head(1), "x")
     assert len(figure.axes) >= 3
 
 

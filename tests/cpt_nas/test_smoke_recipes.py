@@ -8,9 +8,9 @@ import pytest
 import timm
 import torch
 
-from cpt_nas.config import load_recipe
-from cpt_nas.structure import load_structure
-from cpt_nas.train import train
+from cpt_nas.pruning.structure import load_structure
+from cpt_nas.train.recipe import load_recipe
+from cpt_nas.train.train import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "smoke").glob("*.yaml"))
 

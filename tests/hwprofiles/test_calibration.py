@@ -14,7 +14,7 @@ from torch import nn
 import hwprofiles
 from hwprofiles import Candidate, Executed, MissingLayers, Profile, calibration, validation
 from hwprofiles.candidates import time_candidates
-from hwprofiles.profile import parse
+from hwprofiles.profile_file import parse
 from hwprofiles.timing import Measurement, Rounds
 from hwprofiles.validation import alone, scores
 

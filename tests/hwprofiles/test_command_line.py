@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from hwprofiles import Profile, cli, load, save
-from hwprofiles.profile import parse
+from hwprofiles.profile_file import parse
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from torch import nn
 from hwprofiles import trace
 from hwprofiles.fit import (
     Point,
-    find_channel_step,
+    find_channel_divisor,
     fit_layer,
     fit_scale,
     fit_weights,
@@ -73,19 +73,19 @@ def test_the_step_of_a_staircase_is_found(step: int) -> None:
     rng = np.random.default_rng(1)
     clean = [staircase(64, step, range(32, 65)), staircase(128, step, range(64, 129))]
     noisy = [{w: t * rng.normal(1, 0.01) for w, t in sweep.items()} for sweep in clean]
-    assert find_channel_step(clean) == step
-    assert find_channel_step(noisy) == step
+    assert find_channel_divisor(clean) == step
+    assert find_channel_divisor(noisy) == step
 
 
 def test_no_sweep_means_no_step() -> None:
-    assert find_channel_step([]) == 1
-    assert find_channel_step([{16: 1e-5}]) == 1
+    assert find_channel_divisor([]) == 1
+    assert find_channel_divisor([{16: 1e-5}]) == 1
 
 
 def test_faster_at_multiples_is_a_step_too() -> None:
     # A library that is slow off the grid: not a staircase, but rounding up pays all the more.
     sweep = {w: (1e-5 + 1e-6 * w) * (1 if w % 8 == 0 else 1.5) for w in range(32, 65)}
-    assert find_channel_step([sweep]) == 8
+    assert find_channel_divisor([sweep]) == 8
 
 
 def network() -> nn.Module:

@@ -16,7 +16,7 @@ from torch import nn
 import hwprofiles
 from hwprofiles import Profile, measure, memory, trace
 from hwprofiles.contention import ContentionMeter
-from hwprofiles.workbench import InputPool, Setting
+from hwprofiles.runtimes.eager import InputPool, Setting
 
 QUICK = {"rounds": 10, "min_s": 0.0}
 
@@ -89,7 +89,7 @@ def test_a_function_that_cannot_be_narrower_and_a_grouped_layer() -> None:
     )
     profile = measure({"grouped": model}, (8, 4, 4), **QUICK)
     assert [x.form for x in profile.layers] == ["channel", "channel", "channel", "dense"]
-    assert profile.channel_step == 1 and not profile.cost_model.channel_step.sweeps
+    assert profile.channel_divisor == 1 and not profile.cost_model.channel_divisor.sweeps
 
 
 @pytest.mark.usefixtures("no_memory_run")
@@ -162,7 +162,7 @@ def test_others_on_the_cores_while_the_step_is_looked_for_are_seen(
     found = iter([1.5])
     monkeypatch.setattr(ContentionMeter, "read", lambda self, threads: next(found, 0.0))
     profile = measure({"tiny": tiny}, (3, 8, 8), **QUICK)
-    assert profile.cost_model.channel_step.sweeps
+    assert profile.cost_model.channel_divisor.sweeps
     assert (profile.protocol.verdict, profile.protocol.contention) == ("noisy", 1.5)
 
 

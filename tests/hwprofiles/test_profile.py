@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwprofiles import MissingLayers, Profile, ProfileError, trace
-from hwprofiles.profile import json_schema, load, parse, save
+from hwprofiles.profile_file import json_schema, load, parse, save
 
 Content = dict[str, Any]
 

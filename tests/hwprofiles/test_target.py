@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hwprofiles import Profile, ProfileError, Target, require_target
-from hwprofiles.profile import parse
+from hwprofiles.profile_file import parse
 from hwprofiles.target import setting_differences
 
 

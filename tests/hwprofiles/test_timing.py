@@ -11,7 +11,8 @@ from stand_ins import FakeClock
 from hwprofiles import timing
 from hwprofiles.fit import Point, fit_layer
 from hwprofiles.layers import Coefficients
-from hwprofiles.timing import CpuTimer, CudaTimer, Measurement, Rounds, measure_rounds
+from hwprofiles.runtimes.timers import CpuTimer, CudaTimer
+from hwprofiles.timing import Measurement, Rounds, measure_rounds
 
 
 def rounds_on(clock: FakeClock, costs: dict[str, float], **settings: float) -> Rounds:

@@ -1,0 +1,1 @@
+"""timm's families: one file each."""

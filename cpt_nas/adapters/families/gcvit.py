@@ -1,0 +1,14 @@
+"""timm.models.gcvit: attention and Mlp, each a residual branch."""
+
+from __future__ import annotations
+
+from timm.models.gcvit import GlobalContextVitBlock
+
+from cpt_nas.adapters.residual import Via, residual_block
+
+residual_block(
+    GlobalContextVitBlock,
+    ("norm1", Via("_window_attn", "attn"), "ls1", "drop_path1"),
+    ("norm2", "mlp", "ls2", "drop_path2"),
+    takes_args=("attn",),
+)

@@ -1,0 +1,14 @@
+"""timm.models.pvt_v2: attention and Mlp, each a residual branch."""
+
+from __future__ import annotations
+
+from timm.models.pvt_v2 import Block
+
+from cpt_nas.adapters.residual import residual_block
+
+residual_block(
+    Block,
+    ("norm1", "attn", "drop_path1"),
+    ("norm2", "mlp", "drop_path2"),
+    takes_args=("attn", "mlp"),
+)

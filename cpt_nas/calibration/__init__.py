@@ -1,0 +1,1 @@
+"""Cost profiles judged on random cut networks."""

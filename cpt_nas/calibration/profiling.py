@@ -1,0 +1,205 @@
+"""Profiles one can trust: calibrated and validated on random cut networks, built and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+import hwprofiles
+from cpt_nas.calibration.random_structures import candidate, random_structures
+from cpt_nas.costs.cost_model import CostModel, build_cost
+from cpt_nas.pruning.search_space import find_branches
+from cpt_nas.pruning.structure import dense_structure
+from hwprofiles import Candidate, Profile
+from hwprofiles.schema import Validation
+from hwprofiles.timing import MIN_ROUNDS, Progress
+from hwprofiles.validation import DENSE
+
+CALIBRATED_ON = 10
+# This share of the structures to validate on is off the channel divisor.
+OFF_STEP = 1 / 3
+LEAST_STRUCTURES = 6
+# Apart from the seeds that users give, so that seed 0 calibrates and validates on others.
+CALIBRATION_STREAM = 1 << 32
+
+
+@dataclass(frozen=True)
+class _Validated:
+    """Networks of one model to validate on, apart from the dense one."""
+
+    dense: Candidate
+    at_step: list[Candidate]
+    off_step: list[Candidate]
+
+    def networks(self) -> dict[str, Candidate]:
+        return hwprofiles.validation_networks(self.dense, self.at_step, self.off_step)
+
+
+def calibrate(
+    profile: Profile,
+    models: Mapping[str, nn.Module],
+    structures: int = CALIBRATED_ON,
+    rounds: int = MIN_ROUNDS,
+    min_s: float = 8.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Profile:
+    """Calibrate a profile on random sub-networks of its models, cut and measured here.
+
+    Args:
+        profile: as measured; its setting is measured in.
+        models: the profile's models by name, uncut. They are not changed.
+        structures: sub-networks, shared out evenly over the models.
+        rounds, min_s: see ``hwprofiles.candidates.time_candidates``.
+        seed: of the structures and the order of measuring.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ValueError: a model in which nothing can be gated, or a setting that is not available here.
+    """
+    dense, cut = _to_calibrate(profile, models, structures, seed)
+    return hwprofiles.calibrate(profile, dense, cut, rounds, min_s, seed, progress)
+
+
+def validate(
+    profile: Profile,
+    name: str,
+    model: nn.Module,
+    structures: int = 30,
+    rounds: int = MIN_ROUNDS,
+    min_s: float = 8.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Validation:
+    """Predict random sub-networks that the profile was not calibrated on, and measure them here.
+
+    Two thirds are at the channel divisor and one third off it; with a step of 1 all are at it.
+
+    Args:
+        profile: with its calibration; its setting is measured in.
+        name: of the model.
+        model: uncut. It is not changed.
+        structures: sub-networks, 6 or more.
+        rounds, min_s: see ``hwprofiles.candidates.time_candidates``.
+        seed: of the structures and the order of measuring.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ValueError: too few structures, a model in which nothing can be gated, layers that the
+            profile does not hold, or a setting that is not available here.
+    """
+    used = list(profile.calibration.networks)
+    made = _to_validate(profile, name, model, structures, seed, used)
+    return hwprofiles.validate(
+        profile, name, made.dense, made.at_step, made.off_step, rounds, min_s, seed, progress
+    )
+
+
+def calibrate_and_validate(
+    profile: Profile,
+    models: Mapping[str, nn.Module],
+    structures: int = 30,
+    rounds: int = MIN_ROUNDS,
+    min_s: float = 8.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Profile:
+    """Both at once: all networks are measured in one set of interleaved rounds.
+
+    A machine's speed drifts by some per cent between two sessions. Here the networks that the
+    profile is calibrated on and those that it is judged on saw the same machine, so the errors are
+    the prediction's. How far another session is off, a second profile or ``validate`` tells.
+
+    Args:
+        structures: sub-networks of every model to validate on, 6 or more.
+        min_s: seconds for the calibration's networks, and as many for every model's others.
+
+    Raises:
+        ValueError: as :func:`calibrate` and :func:`validate`.
+    """
+    dense, cut = _to_calibrate(profile, models, CALIBRATED_ON, seed)
+    networks = hwprofiles.calibration_networks(dense, cut)
+    used = [c.digest() for c in networks.values()]
+    judged = {n: _to_validate(profile, n, m, structures, seed, used) for n, m in models.items()}
+    for name, made in judged.items():
+        networks |= {f"{name}: {label}": c for label, c in made.networks().items()}
+        del networks[f"{name}: {DENSE}"]  # is among the calibration's
+    seconds = min_s * (1 + len(models))
+    begin = time.perf_counter()
+    timed = hwprofiles.time_candidates(profile, networks, rounds, seconds, seed, progress)
+    share = (len(dense) + len(cut)) / len(networks)
+    profile = hwprofiles.calibrate(
+        profile, dense, cut, seed=seed, timed=timed, wall_s=share * (time.perf_counter() - begin)
+    )
+    results = {}
+    for name, made in judged.items():
+        readings = {DENSE: timed.measurements[f"dense {name}"]}
+        readings |= {
+            label: timed.measurements[f"{name}: {label}"]
+            for label in made.networks()
+            if label != DENSE
+        }
+        results[name] = hwprofiles.validate(
+            profile,
+            name,
+            made.dense,
+            made.at_step,
+            made.off_step,
+            rounds,
+            min_s,
+            seed,
+            progress,
+            timed=replace(timed, measurements=readings),
+        )
+    return hwprofiles.with_validation(profile, results)
+
+
+def _to_calibrate(
+    profile: Profile, models: Mapping[str, nn.Module], structures: int, seed: int
+) -> tuple[dict[str, Candidate], list[Candidate]]:
+    dense, cut = {}, []
+    for i, (name, model) in enumerate(models.items()):
+        cost = _cost(model, name, hwprofiles.uncalibrated(profile))
+        dense[name] = _dense(model, cost)
+        share = structures // len(models) + (i < structures % len(models))
+        drawn = random_structures(
+            model, cost, share, CALIBRATION_STREAM + seed, profile.channel_divisor
+        )
+        cut += [candidate(model, cost, s) for s in drawn]
+    return dense, cut
+
+
+def _to_validate(
+    profile: Profile,
+    name: str,
+    model: nn.Module,
+    structures: int,
+    seed: int,
+    used: Sequence[str],
+) -> _Validated:
+    if structures < LEAST_STRUCTURES:
+        raise ValueError(f"structures: {structures}, allowed are {LEAST_STRUCTURES} or more")
+    cost = _cost(model, name, profile)
+    step = profile.channel_divisor
+    off = 0 if step == 1 else round(OFF_STEP * structures)
+    at_step = random_structures(model, cost, structures - off, seed, step, exclude=used)
+    made = [candidate(model, cost, s) for s in at_step]
+    used = [*used, *(c.digest() for c in made)]
+    off_step = random_structures(model, cost, off, seed, step, aligned=False, exclude=used)
+    return _Validated(_dense(model, cost), made, [candidate(model, cost, s) for s in off_step])
+
+
+def _dense(model: nn.Module, cost: CostModel) -> Candidate:
+    return candidate(model, cost, dense_structure(find_branches(model), "", {}))
+
+
+def _cost(model: nn.Module, name: str, profile: Profile) -> CostModel:
+    example = torch.zeros(1, *profile.workload.input_size)
+    cost = build_cost(model, example, find_branches(model), profile)
+    if not cost.branches and not cost.groups:
+        raise ValueError(f"model: nothing can be gated in {name}, so there is nothing to cut")
+    return cost

@@ -1,0 +1,106 @@
+"""What would be gated in a model, what not and why, and how many parameters the gates reach."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from cpt_nas.pruning.search_space import PrunableBranch, SearchSpace, owns
+from cpt_nas.pruning.surgery import get_tensor, join
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Parameters that gates can remove.
+
+    Attributes:
+        total: of the model.
+        by_units: gone when one unit is left of every group.
+        by_all: gone when every branch gate is closed, and one unit is left of the other groups.
+        by_branch: branch name -> its part of ``by_all``.
+    """
+
+    total: int
+    by_units: int
+    by_all: int
+    by_branch: dict[str, int]
+
+
+def reach(model: nn.Module, found: SearchSpace) -> Reach:
+    """Count the parameters that the gates of an uncut model can remove; meta tensors will do."""
+    total = sum(p.numel() for p in model.parameters())
+    units = {f.name: _by_units(model, f) for f in found.branches}
+    branch = {
+        f.name: _inside(model, f) if f.branch.remove else units[f.name] for f in found.branches
+    }
+    return Reach(total, sum(units.values()), sum(branch.values()), branch)
+
+
+def share_left(found: PrunableBranch) -> dict[str, float]:
+    """Tensor -> the share of it that is there when one unit is left of every group.
+
+    A tensor cut along two dimensions keeps the product of the two shares.
+    """
+    left: dict[str, float] = defaultdict(lambda: 1.0)
+    for group in found.branch.groups:
+        for cut in group.slices:
+            left[join(found.block, cut.tensor)] /= group.size
+    return left
+
+
+def _by_units(model: nn.Module, found: PrunableBranch) -> int:
+    left = share_left(found)
+    tensors = {name: get_tensor(model, name) for name in left}
+    gone = sum(t.numel() * (1 - left[n]) for n, t in tensors.items() if isinstance(t, nn.Parameter))
+    return round(gone)
+
+
+def _inside(model: nn.Module, found: PrunableBranch) -> int:
+    block = model.get_submodule(found.block)
+    prefixes = [p for p in found.branch.layers if ":" not in p]
+    names = block.named_parameters()
+    return sum(p.numel() for n, p in names if any(owns(prefix, n) for prefix in prefixes))
+
+
+def show(out: Console, model: nn.Module, found: SearchSpace, name: str) -> None:
+    """Print the gated branches, what stays and why, and how much of the parameters gates reach."""
+    reached = reach(model, found)
+    table = Table("branch", "block", "branch gate", "unit groups", "can remove", title=name)
+    for item in found.branches:
+        block = type(model.get_submodule(item.block)).__name__
+        groups = ", ".join(f"{g.name}: {g.size} {g.kind}" for g in item.branch.groups) or "none"
+        gate = "yes" if item.branch.remove is not None else f"no: {item.branch.reason}"
+        table.add_row(item.name, block, gate, groups, f"{reached.by_branch[item.name]:,}")
+    if found.branches:
+        out.print(table)
+    said = [(path, reason) for path, reason in found.refusals.items()]
+    said += [(f.name, f.branch.uncut) for f in found.branches if f.branch.uncut]
+    for reason in dict.fromkeys(reason for _, reason in said):
+        paths = [path for path, why in said if why == reason]
+        some = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        out.print(f"not gated: {some}: {reason}", highlight=False)
+    covered = {f.block for f in found.branches} | set(found.refusals)
+    rest = [
+        name
+        for name, child in model.named_children()
+        if not _holds(name, covered) and list(child.parameters())
+    ]
+    if rest and "" not in covered:
+        out.print(
+            f"not gated: {', '.join(rest)}: outside any block with an adapter"
+            " (stem, head: the residual stream keeps its width)",
+            highlight=False,
+        )
+    out.print(
+        f"gates can remove {reached.by_all:,} of {reached.total:,} parameters"
+        f" ({reached.by_all / max(reached.total, 1):.0%})",
+        highlight=False,
+    )
+
+
+def _holds(name: str, paths: set[str]) -> bool:
+    return any(p == name or p.startswith(name + ".") for p in paths)

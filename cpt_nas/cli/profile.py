@@ -1,0 +1,166 @@
+"""The commands cpt-nas profile and cpt-nas validate-profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+import hwprofiles
+from cpt_nas.cli.options import EXTRAS
+from hwprofiles.options import (
+    BatchSize,
+    ChannelsLast,
+    DeviceType,
+    Dtype,
+    InputSize,
+    ModelKwargs,
+    Models,
+    Modules,
+    Name,
+    NumRounds,
+    Output,
+    Seconds,
+    Threads,
+    check_output,
+    create_models,
+    create_models_at,
+)
+from hwprofiles.show import show_summary
+from hwprofiles.terminal import console as out
+from hwprofiles.terminal import missing_extra, progress_bar
+
+EXIT_DIFFERENT = 1
+Structures = Annotated[
+    int, typer.Option(min=0, help="Sub-networks to validate on, of every model; 0: none.")
+]
+Report = Callable[[str, int, int], None]
+
+
+def profile(
+    models: Models,
+    output: Output,
+    input_size: InputSize = None,
+    batch_size: BatchSize = 1,
+    device: DeviceType = "cpu",
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    modules: Modules = None,
+    model_kwargs: ModelKwargs = None,
+    name: Name = None,
+    rounds: NumRounds = 15,
+    seconds: Seconds = 8.0,
+    structures: Structures = 30,
+    seed: Annotated[int, typer.Option(help="Of the structures and the order.")] = 0,
+) -> None:
+    """Measure a cost profile, calibrate it on random cut networks, validate it on others.
+
+    Writes the YAML file and, beside it, a image a model: predicted against measured.
+
+    Example: cpt-nas profile cpt_resnet20 --threads 1 -o r20.yaml
+    """
+    from cpt_nas.calibration.profiling import LEAST_STRUCTURES, calibrate, calibrate_and_validate
+
+    if 0 < structures < LEAST_STRUCTURES:
+        raise ValueError(f"structures: {structures}, allowed are 0, {LEAST_STRUCTURES} or more")
+    built, size = create_models_at(models, modules or [], input_size, model_kwargs or [])
+    _need_branches(built)
+    check_output(output)
+    with progress_bar() as report:
+        made = hwprofiles.measure(
+            built,
+            size,
+            batch_size=batch_size,
+            device=device,
+            threads=threads or hwprofiles.usable_cores(),
+            dtype=dtype,
+            channels_last=channels_last,
+            name=name,
+            rounds=rounds,
+            min_s=seconds,
+            seed=seed,
+            progress=report,
+        )
+        options: dict[str, Any] = {"min_s": seconds, "seed": seed}
+        if structures:
+            named = _named("cut networks, ", report)
+            made = calibrate_and_validate(made, built, structures, progress=named, **options)
+        else:
+            made = calibrate(made, built, progress=_named("cut networks, ", report), **options)
+        hwprofiles.save(made, output)
+    show_summary(made)
+    out.print(f"wrote {output}")
+    _draw(made, output, list(built) if structures else [])
+
+
+def validate_profile(
+    file: Annotated[Path, typer.Argument(help="A profile.")],
+    model: Annotated[str, typer.Argument(help="A timm model that it was measured on.")],
+    structures: Annotated[int, typer.Option(min=6, help="Sub-networks to cut and measure.")] = 30,
+    seed: Annotated[int, typer.Option(help="Of the structures and the order.")] = 1,
+    modules: Modules = None,
+    model_kwargs: ModelKwargs = None,
+    rounds: NumRounds = 10,
+    seconds: Seconds = 8.0,
+    allow_foreign: Annotated[
+        bool, typer.Option("--allow-foreign", help="The profile may be of another machine.")
+    ] = False,
+) -> None:
+    """Check a profile on random cut networks that it has not seen: predict, cut, measure.
+
+    Writes the result into the file, and a image beside it: predicted against measured.
+
+    Example: cpt-nas validate-profile r20.yaml cpt_resnet20 --structures 30 --seed 7
+    """
+    from cpt_nas.calibration.profiling import validate
+
+    if not file.is_file():
+        raise ValueError(f"profile: no such file: {file}; a shipped profile has to be copied first")
+    known = hwprofiles.load(file)
+    hwprofiles.require_target(known, allow_foreign=allow_foreign)
+    defaults = {"in_chans": known.workload.input_size[0]}
+    built = create_models([model], modules or [], defaults, model_kwargs or [])
+    _need_branches(built)
+    with progress_bar() as report:
+        result = validate(
+            known, model, built[model], structures, rounds, seconds, seed, progress=report
+        )
+    known = hwprofiles.with_validation(known, {model: result})
+    hwprofiles.save(known, file)
+    show_summary(known)
+    out.print(f"wrote {file}")
+    _draw(known, file, [model])
+
+
+def _need_branches(models: dict[str, nn.Module]) -> None:
+    from cpt_nas.pruning.search_space import find_branches
+
+    for name, model in models.items():
+        if not find_branches(model).branches:
+            raise ValueError(
+                f"model: nothing can be gated in {name}; hwprofiles measure profiles it without "
+                "cut networks"
+            )
+
+
+def _draw(profile: hwprofiles.Profile, file: Path, models: list[str]) -> None:
+    from cpt_nas.report.latency import describe_setting
+
+    try:
+        from cpt_nas.report.profile_figure import save_figure, validation_figure
+    except ModuleNotFoundError as error:
+        out.print(f"no image: {missing_extra(error, EXTRAS)}", markup=False)
+        return
+    for validation in profile.validation:
+        if validation.model in models:
+            path = file.with_name(f"{file.stem}-{validation.model}.png")
+            save_figure(validation_figure(validation, describe_setting(profile)), path)
+            out.print(f"wrote {path}")
+
+
+def _named(prefix: str, report: Report) -> Report:
+    return lambda stage, done, total: report(prefix + stage, done, total)

@@ -1,0 +1,60 @@
+"""The commands on finished runs: cpt-nas export and cpt-nas report; and cpt-nas demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cpt_nas.cli import options
+from cpt_nas.cli.options import Output, Runs
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    output: Output,
+) -> None:
+    """Copy a run's network out as a timm local-dir folder.
+
+    Example: cpt-nas export runs/cpu -o model, then in Python: import cpt_nas;
+    timm.create_model('local-dir:model', pretrained=True)
+    """
+    from cpt_nas.pruning.export import copy_export
+
+    copy_export(run, output)
+    options.out.print(f"timm.create_model('local-dir:{output}', pretrained=True)", soft_wrap=True)
+
+
+def report(
+    runs: Runs,
+    output: Output,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Predict latency under this profile; repeatable.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure every model in every profile's setting.")
+    ] = False,
+) -> None:
+    """Compare runs: tables (CSV) and one HTML page.
+
+    Example: cpt-nas report runs/dense runs/cpu --profile cpu.yaml --measure -o report
+    """
+    from cpt_nas.report.report import report as make
+
+    make(runs, output, profile or (), measure=measure)
+    options.out.print(f"{output / 'report.html'}", soft_wrap=True)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("demo"),
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs of each training.")] = 20,
+) -> None:
+    """The main job on scikit-learn's digits: measure, train, cut, export, compare.
+
+    Profiles this machine in two settings (one thread and batch 1; all threads and batch 256),
+    trains a dense network and one search per profile, and measures every model in both settings.
+    """
+    from cpt_nas.cli.demo import run
+
+    run(output, epochs, options.out)

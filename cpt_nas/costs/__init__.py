@@ -1,0 +1,1 @@
+"""What a gated network costs: multilinear MACs, parameters and seconds."""

@@ -1,0 +1,1 @@
+"""A recipe's images, in memory or read from disk."""

@@ -1,0 +1,143 @@
+"""What every source of batches gives, and what they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AUGMENTS = ("none", "crop", "crop+flip")
+
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches(ABC):
+    """Batches of one process.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        batch_size: images a training step of this process.
+        steps: training steps an epoch; the images left over wait for another epoch's order.
+        mean, std: what images in [0, 1] are normalised with, a value a channel.
+    """
+
+    classes: tuple[str, ...]
+    batch_size: int
+    steps: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @abstractmethod
+    def train(self, epoch: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """``steps`` shuffled, augmented batches: [B, C, H, W] float32 normalised, [B] int64."""
+
+    @abstractmethod
+    def test(self, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Every test image once, in order; the last batch may be smaller."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What decides the batches, in plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.identity()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that these are the batches the state was saved with; there is nothing to restore.
+
+        Raises:
+            ValueError: they are not; names what differs.
+        """
+        mine = self.identity()
+        for key in mine | state:
+            if mine.get(key) != state.get(key):
+                raise ValueError(
+                    f"data: {key} is {mine.get(key)}, was {state.get(key)} when the run was saved"
+                )
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The random numbers of one epoch; the multiplier keeps seeds' epochs from coinciding."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, of [N, C, H, W] uint8 taken as [0, 1]; 4 digits.
+
+    A constant channel gets a deviation of 1, which leaves it at 0.
+    """
+    mean, std = [], []
+    for channel in images.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256).double()
+        share, values = counts / counts.sum(), torch.arange(256).double() / 255
+        average = (share * values).sum()
+        mean.append(round(average.item(), 4))
+        std.append(round((share * (values - average) ** 2).sum().sqrt().item(), 4) or 1.0)
+    return tuple(mean), tuple(std)
+
+
+def per_channel(
+    field: str, values: Sequence[float] | None, channels: int
+) -> tuple[float, ...] | None:
+    """Check mean or std.
+
+    Raises:
+        ValueError: not one value a channel, or a std that is not positive.
+    """
+    if values is None:
+        return None
+    if len(values) != channels:
+        raise ValueError(f"data.{field}: {list(values)}, must be {channels} numbers, one a channel")
+    if field == "std" and not min(values) > 0:
+        raise ValueError(f"data.std: {list(values)}, must be above 0")
+    return tuple(float(v) for v in values)
+
+
+def steps_per_epoch(images: int, batch_size: int, world: int) -> int:
+    """Full steps an epoch.
+
+    Raises:
+        ValueError: not even one.
+    """
+    steps = images // (batch_size * world)
+    if steps == 0:
+        shared = f" x {world} processes" if world > 1 else ""
+        raise ValueError(
+            f"train.batch_size: {batch_size}{shared} is more than the {images} training images"
+        )
+    return steps
+
+
+def stratified(labels: Tensor, n: int, seed: int) -> Tensor:
+    """n indices with the classes' shares kept, as the beginning of one seeded order.
+
+    A smaller n with the same seed gives a subset of a larger one.
+
+    Args:
+        labels: [N] int64.
+        n: how many, 1 to N.
+
+    Returns:
+        [n] int64, ascending.
+
+    Raises:
+        ValueError: n out of range.
+    """
+    if not 1 <= n <= len(labels):
+        raise ValueError(f"data.train_limit: {n}, must be from 1 to {len(labels)}")
+    generator = torch.Generator().manual_seed(seed)
+    position = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        # The k-th of a class of m stands at (k + 1/2)/m of the order.
+        position[shuffled] = (torch.arange(len(members)).double() + 0.5) / len(members)
+    return position.argsort(stable=True)[:n].sort().values

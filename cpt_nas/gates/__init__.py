@@ -1,0 +1,1 @@
+"""Bernoulli gates and where they sit in a model."""

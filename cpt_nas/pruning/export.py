@@ -1,0 +1,97 @@
+"""A finished network as a timm local-dir folder: config.json and model.safetensors, no pickle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from cpt_nas.pruning import surgery
+from cpt_nas.pruning.structure import Structure, cut_to
+
+FILES = ("config.json", "model.safetensors")
+
+
+def build(structure: Structure, **overrides: Any) -> nn.Module:
+    """The plain timm model of a structure, with random weights.
+
+    Args:
+        overrides: further arguments for timm.create_model, such as num_classes.
+    """
+    model: nn.Module = timm.create_model(
+        structure.architecture, **(structure.model_kwargs | overrides)
+    )
+    return cut_to(model, structure)
+
+
+def export(
+    structure: Structure,
+    state: Mapping[str, Tensor],
+    directory: str | Path,
+    **preprocessing: Any,
+) -> Path:
+    """Write a folder that ``timm.create_model('local-dir:DIR', pretrained=True)`` reads.
+
+    Needs ``import cpt_nas`` before, which puts ``cpt_pruned`` into timm's registry; the class
+    that comes back is timm's own.
+
+    Args:
+        structure: what is left of which architecture.
+        state: the cut network's weights under plain names.
+        directory: made if missing; only the two files in it are replaced.
+        preprocessing: entries of timm's pretrained_cfg: input_size, mean, std, label_names.
+
+    Raises:
+        ValueError: weights that do not fit the structure.
+    """
+    model = build(structure)
+    surgery.load_plain_state_dict(model, state)
+    config = dict(getattr(model, "pretrained_cfg", None) or {})
+    kwargs = structure.model_kwargs
+    config.update(
+        architecture="cpt_pruned",
+        num_classes=getattr(model, "num_classes", config.get("num_classes")),
+        **preprocessing,
+    )
+    # Where the weights once came from says nothing about these.
+    for key in ("url", "hf_hub_id", "file", "source", "tag", "state_dict"):
+        config.pop(key, None)
+    model.pretrained_cfg = config  # type: ignore[assignment]
+    arguments = {
+        "base": structure.architecture,
+        "structure": structure.model_dump(),
+        **{k: v for k, v in kwargs.items() if k != "num_classes"},
+    }
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+        save_for_hf(model, temporary, model_args=arguments, safe_serialization=True)
+        directory.mkdir(exist_ok=True)
+        for name in FILES:
+            os.replace(Path(temporary) / name, directory / name)
+    return directory
+
+
+def copy_export(run: str | Path, directory: str | Path) -> Path:
+    """Copy a run's exported model to another folder.
+
+    Raises:
+        ValueError: the run has not finished, so that nothing is exported.
+    """
+    source, directory = Path(run) / "export", Path(directory)
+    for name in FILES:
+        if not (source / name).is_file():
+            raise ValueError(f"run: {run} has no export/{name}; has it finished training?")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        temporary = directory / (name + ".tmp")
+        shutil.copyfile(source / name, temporary)
+        os.replace(temporary, directory / name)
+    return directory

@@ -1,0 +1,207 @@
+"""The search space: the branches and unit groups that the adapters find in a model."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+from torch import nn
+
+from cpt_nas.adapters import REGISTRY, Branch, Refusal, UnitGroup
+from cpt_nas.pruning.surgery import join
+
+
+@dataclass(frozen=True)
+class PrunableBranch:
+    """A branch of the model.
+
+    Attributes:
+        block: the block's path.
+        branch: the branch's data.
+        name: its name in the model.
+        plain: the block is a mere container.
+    """
+
+    block: str
+    branch: Branch
+    name: str
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What the adapters found in a model: computed once, and handed on to all that need it.
+
+    Attributes:
+        branches: what can be gated, in the model's order.
+        refusals: block path -> why it is not gated.
+    """
+
+    branches: tuple[PrunableBranch, ...] = ()
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> dict[str, PrunableBranch]:
+        return {branch.name: branch for branch in self.branches}
+
+    def select(
+        self,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        gate: Literal["both", "layers", "units"] = "both",
+    ) -> SearchSpace:
+        """The part of the space that is searched.
+
+        Args:
+            include: shell patterns of branch names; if any, only matching branches are gated.
+            exclude: patterns of branch names that are not.
+            gate: gates on branches and units, or on one kind only.
+
+        Raises:
+            ValueError: a pattern matches no branch.
+        """
+        names = [branch.name for branch in self.branches]
+        for option, patterns in (("include", include), ("exclude", exclude)):
+            for pattern in patterns:
+                if not any(fnmatch.fnmatchcase(n, pattern) for n in names):
+                    some = ", ".join(names[:4])
+                    raise ValueError(
+                        f"{option}: {pattern!r} matches no branch; branches are {some}..."
+                    )
+        kept, refusals = [], dict(self.refusals)
+        for branch in self.branches:
+            if include and not _matches(branch.name, include):
+                refusals[branch.name] = "not among the included patterns"
+            elif _matches(branch.name, exclude):
+                refusals[branch.name] = "excluded by pattern"
+            else:
+                kept.append(NARROW[gate](branch))
+        return SearchSpace(tuple(kept), refusals)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def find_branches(model: nn.Module) -> SearchSpace:
+    """Walk an uncut model with the adapters."""
+    found: list[PrunableBranch] = []
+    refusals: dict[str, str] = {}
+    for path, module in model.named_modules():
+        adapter = REGISTRY.get(module)
+        if adapter is None:
+            continue
+        answer = adapter(module)
+        if isinstance(answer, Refusal):
+            refusals[path] = answer.reason
+            continue
+        for branch in answer:
+            plain = type(module) is nn.Sequential
+            found.append(PrunableBranch(path, branch, join(path, branch.name), plain))
+    branches = nest(without_doubles(found))
+    names = [branch.name for branch in branches]
+    assert len(set(names)) == len(names), "adapters: two branches of one name"
+    return SearchSpace(tuple(branches), refusals)
+
+
+def owns(prefix: str, name: str) -> bool:
+    """Whether a branch's layer entry covers a layer or module of that name."""
+    if name == prefix:
+        return True
+    if ":" in prefix:  # one function call: ':add' is not ':add#1'
+        return False
+    return name.startswith((prefix + ".", prefix + ":", prefix + "#"))
+
+
+def absolute(block: str, name: str) -> str:
+    """The name in the model of something in a block."""
+    return block + name if name.startswith(":") else join(block, name)
+
+
+def nest(branches: Sequence[PrunableBranch]) -> list[PrunableBranch]:
+    """Give the units of a module inside a branch to that branch.
+
+    An Mlp has an adapter of its own and so has the block that it stands in: the units are the
+    Mlp's, the branch gate is the block's, and when the branch goes the units go with it.
+    """
+    kept: list[PrunableBranch] = []
+    for found in branches:
+        inner = found.branch
+        outer = None
+        if inner.remove is None and not inner.layers:
+            holds = (
+                i
+                for i, other in enumerate(kept)
+                if any(owns(absolute(other.block, x), found.block) for x in other.branch.layers)
+            )
+            outer = next(holds, None)
+        if outer is None:
+            kept.append(found)
+            continue
+        host = kept[outer]
+        within = found.block.removeprefix(host.block).lstrip(".")
+        groups = (*host.branch.groups, *(renamed(g, within) for g in inner.groups))
+        uncut = "; ".join(r for r in (host.branch.uncut, inner.uncut) if r)
+        kept[outer] = replace(host, branch=replace(host.branch, groups=groups, uncut=uncut))
+    return kept
+
+
+def without_doubles(branches: Sequence[PrunableBranch]) -> list[PrunableBranch]:
+    """Drop the groups of plain containers whose tensors another adapter's groups slice already."""
+    taken: set[tuple[str, int]] = set()
+    kept = []
+    # The more specific adapter comes first: containers only get what is left.
+    for found in sorted(branches, key=lambda f: f.plain):
+        groups = []
+        for group in found.branch.groups:
+            slices = {(join(found.block, s.tensor), s.dim) for s in group.slices}
+            if found.plain and slices & taken:
+                continue
+            taken |= slices
+            groups.append(group)
+        if groups or not found.plain:
+            branch = replace(found.branch, groups=tuple(groups))
+            kept.append((branches.index(found), replace(found, branch=branch)))
+    return [found for _, found in sorted(kept, key=lambda pair: pair[0])]
+
+
+def renamed(group: UnitGroup, prefix: str) -> UnitGroup:
+    """The group with all its names seen from further outside."""
+
+    def layers(widths: dict[str, int]) -> dict[str, int]:
+        return {absolute(prefix, name): width for name, width in widths.items()}
+
+    return replace(
+        group,
+        name=join(prefix, group.name),
+        slices=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.slices),
+        folds=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.folds),
+        counts=tuple(replace(c, module=join(prefix, c.module)) for c in group.counts),
+        produced_by=layers(group.produced_by),
+        consumed_by=layers(group.consumed_by),
+    )
+
+
+def layers_only(found: PrunableBranch) -> PrunableBranch:
+    """The branch without its unit groups (concurrent_layer_pruning)."""
+    return replace(found, branch=replace(found.branch, groups=()))
+
+
+def units_only(found: PrunableBranch) -> PrunableBranch:
+    """The branch without a gate of its own (robust_parsimonious_dnn)."""
+    branch = replace(found.branch, remove=None, reason="unit gates only")
+    return replace(found, branch=branch)
+
+
+def group_key(branch: str, group: str) -> str:
+    return f"{branch}/{group}"
+
+
+NARROW: dict[str, Callable[[PrunableBranch], PrunableBranch]] = {
+    "both": lambda branch: branch,
+    "layers": layers_only,
+    "units": units_only,
+}

@@ -1,0 +1,128 @@
+"""Structure: which branches and units are left, enough to rebuild the network from its name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from cpt_nas.pruning import surgery
+from cpt_nas.pruning.search_space import SearchSpace, find_branches
+
+SCHEMA = 1
+
+
+class Units(BaseModel):
+    """One unit group: how many there were, which are left (indices of the uncut group)."""
+
+    model_config = ConfigDict(extra="forbid")
+    total: int = Field(gt=0)
+    kept: list[int]
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Units:
+        if sorted(set(self.kept)) != self.kept or not all(0 <= u < self.total for u in self.kept):
+            raise ValueError(f"kept must be increasing indices below {self.total}")
+        return self
+
+
+class BranchStructure(BaseModel):
+    """One branch: whether it is left, and its unit groups by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    kept: bool
+    removable: bool = True
+    units: dict[str, Units] = Field(default_factory=dict)
+
+
+class Structure(BaseModel):
+    """What is left of ``timm.create_model(architecture, **model_kwargs)``."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = Field(default=SCHEMA, ge=1, le=SCHEMA)
+    architecture: str
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    branches: dict[str, BranchStructure]
+
+    @property
+    def branches_left(self) -> int:
+        return sum(b.kept for b in self.branches.values())
+
+    @property
+    def units_left(self) -> int:
+        live = [b for b in self.branches.values() if b.kept]
+        return sum(len(u.kept) for b in live for u in b.units.values())
+
+    def save(self, path: str | Path) -> None:
+        path = Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(self.model_dump(), indent=1) + "\n")
+        os.replace(temporary, path)
+
+
+def load_structure(source: str | Path | dict[str, Any]) -> Structure:
+    """Read a structure from a JSON file, or from a mapping.
+
+    Raises:
+        ValueError: the file is missing or is not a structure; says which field is wrong.
+    """
+    name = "structure"
+    try:
+        if not isinstance(source, dict):
+            name = str(source)
+            source = json.loads(Path(source).read_text())
+        return Structure.model_validate(source)
+    except FileNotFoundError:
+        raise ValueError(f"structure: no such file: {name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"structure: {name} is not JSON: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"structure: {name}: {field}: {first['msg']}") from None
+
+
+def dense_structure(
+    space: SearchSpace, architecture: str, model_kwargs: dict[str, Any]
+) -> Structure:
+    """The structure of an uncut model, whose whole search space this is: everything is left."""
+    branches = {}
+    for found in space.branches:
+        units = {g.name: Units(total=g.size, kept=list(range(g.size))) for g in found.branch.groups}
+        removable = found.branch.remove is not None
+        branches[found.name] = BranchStructure(kept=True, removable=removable, units=units)
+    return Structure(architecture=architecture, model_kwargs=model_kwargs, branches=branches)
+
+
+def cut_to(model: nn.Module, structure: Structure) -> nn.Module:
+    """Cut an uncut model to ``structure``, in place; returns it.
+
+    Raises:
+        ValueError: the structure is of another model: a branch or group that is not there, or
+            one of another size.
+    """
+    found = find_branches(model).by_name
+    plan = surgery.Plan()
+    for name, wanted in structure.branches.items():
+        if name not in found:
+            raise ValueError(f"structure: branches: {name!r} is not in this {type(model).__name__}")
+        block, branch = found[name].block, found[name].branch
+        if not wanted.kept:
+            if branch.remove is None:
+                raise ValueError(f"structure: branches.{name}: cannot be removed: {branch.reason}")
+            plan.removed.setdefault(block, []).append(branch)
+            continue
+        sizes = {g.name: g.size for g in branch.groups}
+        if sizes != {g: u.total for g, u in wanted.units.items()}:
+            raise ValueError(f"structure: branches.{name}: units differ from the model's {sizes}")
+        if not all(u.kept for u in wanted.units.values()):
+            raise ValueError(f"structure: branches.{name}: a group without units in a kept branch")
+        fewer = {g: torch.tensor(u.kept) for g, u in wanted.units.items() if len(u.kept) < u.total}
+        surgery.plan_units(plan, block, branch, fewer)
+    surgery.apply(plan, model)
+    return model

@@ -1,0 +1,1 @@
+"""Run folders compared: tables, figures and one page."""

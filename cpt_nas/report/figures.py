@@ -1,0 +1,401 @@
+"""The report's figures; each function takes tables and returns a matplotlib Figure.
+
+White background and dark text throughout, so that a figure reads the same on a light and on a
+dark page, and in print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from cpt_nas.report.tables import cross_table, removed, three_digits, weight_layers
+
+# Okabe and Ito's colours, told apart with colour-blind eyes and in grey; yellow left out.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DENSE_COLOR = "#777777"
+GONE_COLOR = "#e4e4e4"
+WIDTH = 9.0  # inches
+LEGEND_CHARACTERS = 130  # that fit side by side
+MOST_TICKS = 60  # layer names on one axis before some are left out
+
+
+def run_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour, line and marker for each run, the same in every figure; no two of 28 are alike."""
+    n = len(COLORS)
+    return {
+        name: {
+            "color": COLORS[i % n],
+            "linestyle": LINES[i // n % len(LINES)],
+            "marker": MARKERS[(i + i // n) % len(MARKERS)],
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
+    """MACs and parameters of every weight layer before and after, log scale (paper's Figure 2)."""
+    weights = weight_layers(layers)
+    gone = removed(weights).to_numpy()
+    at = np.arange(len(weights))
+    figure = _figure(height=5.6)
+    axes = figure.subplots(2, 1, sharex=True)
+    for ax, what, label in zip(axes, ("macs", "params"), ("MACs", "parameters"), strict=True):
+        for i in at[gone]:
+            ax.axvspan(i - 0.5, i + 0.5, color=GONE_COLOR, lw=0)
+        left = weights[what].where(weights[what] > 0)  # a gap in the line where nothing is left
+        ax.plot(at, weights[f"{what}_dense"], "o-", color=DENSE_COLOR, ms=4, lw=1, mfc="white")
+        ax.plot(at, left, "o-", color=COLORS[0], ms=4, lw=1.5)
+        ax.set_yscale("log")
+        ax.set_ylabel(f"{label} (log scale)")
+        _plain(ax)
+        ax.grid(axis="x", visible=False)
+    _layer_ticks(axes[1], list(weights["name"]))
+    axes[1].set_xlim(-0.6, len(weights) - 0.4)
+    lines = axes[0].get_lines()
+    handles = [lines[0], lines[1], Patch(color=GONE_COLOR)]
+    _legend_above(axes[0], handles, ["dense", "after the search", "removed"])
+    figure.suptitle(f"{name}: {int((~gone).sum())} of {len(weights)} weight layers left")
+    return figure
+
+
+def units_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Units left in every group, a panel a run, one model (paper's Figure 3)."""
+    at = np.arange(len(structures))
+    figure = _figure(height=1.0 + 1.5 * len(names))
+    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, name in zip(axes, names, strict=True):
+        ax.bar(at, structures["total"], width=0.8, color=GONE_COLOR, label="dense")
+        ax.bar(at, structures[name], width=0.8, color=COLORS[0], label="left")
+        ax.set_title(name, fontsize=9, loc="left")
+        ax.set_ylabel("units")
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _plain(ax)
+        ax.grid(axis="x", visible=False)
+    _layer_ticks(axes[-1], group_labels(structures))
+    axes[-1].set_xlim(-0.6, len(structures) - 0.4)
+    handles, labels = axes[0].get_legend_handles_labels()
+    _legend_above(axes[0], handles, labels)
+    return figure
+
+
+def structures_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Share of units left, a row a group and a column a run, one model."""
+    kept = structures[list(names)].to_numpy()
+    totals = structures["total"].to_numpy()
+    share = np.where(kept > 0, kept / totals[:, None], np.nan)
+    figure = _figure(width=min(WIDTH, 3.2 + 1.5 * len(names)), height=1.3 + 0.26 * len(structures))
+    ax = figure.subplots()
+    colors = matplotlib.colormaps["Blues"].with_extremes(bad=GONE_COLOR)
+    image = ax.imshow(share, aspect="auto", cmap=colors, norm=Normalize(0, 1))
+    for row, column in np.ndindex(*share.shape):
+        value = kept[row, column]
+        text = "" if np.isnan(value) else "removed" if value == 0 else f"{value:.0f}/{totals[row]}"
+        color = "white" if share[row, column] > 0.6 else "#333333"
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    ax.set_xticks(range(len(names)), [_wrapped(name) for name in names], fontsize=8)
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(structures)), group_labels(structures), fontsize=7)
+    _cell_borders(ax, *share.shape)
+    figure.colorbar(image, ax=ax, label="share of units left", fraction=0.05, pad=0.03)
+    return figure
+
+
+def training_load_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """MACs spent so far over what the dense network would have spent (paper's Figure 4)."""
+    figure = _figure(height=3.6)
+    ax = figure.subplots()
+    _history_lines(ax, histories, "train_load")
+    ax.axhline(1, color=DENSE_COLOR, lw=0.8, ls=(0, (4, 4)))
+    ax.set_ylabel("cumulative training load\n(share of the dense network's MACs)")
+    _from_zero(ax)
+    ax.set_xlabel("epoch")
+    _legend_below(figure)
+    return figure
+
+
+def progress_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Test accuracy and expected cost, over epochs."""
+    figure = _figure(height=5.4)
+    axes = figure.subplots(2, 1, sharex=True)
+    _history_lines(axes[0], histories, "test_acc")
+    axes[0].set_ylabel("test accuracy (%)")
+    _history_lines(axes[1], histories, "expected_cost")
+    axes[1].set_ylabel("expected cost\n(share of the dense network's)")
+    _from_zero(axes[1])
+    axes[1].set_xlabel("epoch")
+    _legend_below(figure)
+    return figure
+
+
+def search_figure(trace: pd.DataFrame, name: str) -> Figure:
+    """The search over its steps: log gamma, cost and target, and theta's histogram."""
+    columns = [str(c) for c in trace.columns]
+    charged = [c.removeprefix("log_gamma:") for c in columns if c.startswith("log_gamma:")]
+    figure = _figure(height=6.4)
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.3, 1.3])
+    steps = trace["step"].to_numpy()
+    for i, measure in enumerate(charged):
+        color = COLORS[i % len(COLORS)]
+        level = trace[f"log_gamma:{measure}"]
+        axes[0].plot(steps, level.where(level > 0), color=color, label=measure)
+        axes[1].plot(steps, trace[f"cost:{measure}"], color=color, label=f"{measure}, expected")
+        if trace[f"target:{measure}"].notna().any():
+            label = f"{measure}, target"
+            axes[1].plot(steps, trace[f"target:{measure}"], color=color, ls="--", label=label)
+    axes[0].set_ylabel("log γ")
+    if (trace[[f"log_gamma:{m}" for m in charged]] > 0).any(axis=None):
+        axes[0].set_yscale("log")
+    axes[1].set_ylabel("share of the\ndense network's cost")
+    for ax in axes[:2]:
+        _plain(ax)
+        ax.legend(frameon=False, fontsize=8)
+    _from_zero(axes[1])
+    counts = trace[[c for c in columns if c.startswith("theta_")]].to_numpy(dtype=float).T
+    edges = np.concatenate([[2 * steps[0] - steps[1] if len(steps) > 1 else 0], steps])
+    shown = np.where(counts > 0, counts, np.nan)
+    norm = LogNorm(1, max(2.0, np.nanmax(shown, initial=2.0)))
+    image = axes[2].pcolormesh(
+        edges, np.linspace(0, 1, len(counts) + 1), shown, cmap="Blues", norm=norm
+    )
+    axes[2].set_ylabel("θ")
+    axes[2].set_xlabel("step")
+    figure.colorbar(image, ax=axes[2], label="gates", pad=0.01)
+    figure.suptitle(name)
+    return figure
+
+
+def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
+    """Importance per cost of all at every allocation, over the threshold then.
+
+    Blue is above the threshold, red below; a dot is a branch that is not to stay. Empty where it
+    is gone.
+    """
+    threshold = "threshold_importance_per_cost"
+    allocations = allocations[allocations[threshold] > 0]
+    groups = allocations["group"].where(allocations["group"] == "", " / " + allocations["group"])
+    labels = allocations["branch"] + groups
+    allocations = allocations.assign(
+        label=labels,
+        ratio=allocations["importance_per_cost"] / allocations["threshold_importance_per_cost"],
+    )
+    rows = list(dict.fromkeys(allocations["label"]))
+    steps = sorted(allocations["step"].unique())
+    ratios = allocations.pivot_table(index="label", columns="step", values="ratio").loc[rows]
+    kept = allocations.pivot_table(index="label", columns="step", values="kept").loc[rows]
+    width = min(WIDTH, 3.5 + 0.4 * len(steps))
+    figure = _figure(width=width, height=1.6 + 0.22 * len(rows))
+    ax = figure.subplots()
+    colors = matplotlib.colormaps["RdBu"].with_extremes(bad="white")
+    shown = ratios.clip(lower=0.1).to_numpy()
+    image = ax.imshow(shown, aspect="auto", cmap=colors, norm=LogNorm(0.1, 10))
+    for row, column in np.argwhere(kept.to_numpy() == 0):
+        if " / " not in rows[row]:
+            ax.plot(column, row, ".", color="#222222")
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
+    ax.set_yticks(range(len(rows)), rows, fontsize=7)
+    ax.set_xlabel("step")
+    _cell_borders(ax, len(rows), len(steps))
+    figure.colorbar(image, ax=ax, label="importance per cost / threshold", pad=0.02)
+    figure.suptitle(name)
+    return figure
+
+
+def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) -> Figure:
+    """Every model in every setting: milliseconds, coloured by the share of the setting's slowest.
+
+    The fastest of a setting is framed. Below the time stands what the profile predicted, where
+    both are known.
+    """
+    verb = "measured" if measured else "predicted"
+    shown = cross_table(latency, names, verb)
+    ms = shown.to_numpy()
+    predicted_ms = cross_table(latency, names, "predicted").to_numpy()
+    rows, columns = ms.shape
+    slowest = np.array([_or_nan(np.nanmax, ms[:, c]) for c in range(columns)])
+    figure = _figure(width=min(WIDTH, 3.2 + 2.2 * columns), height=1.5 + 0.5 * rows)
+    ax = figure.subplots()
+    colors = matplotlib.colormaps["YlGnBu"].with_extremes(bad=GONE_COLOR)
+    image = ax.imshow(ms / slowest, aspect="auto", cmap=colors, norm=Normalize(0, 1.3))
+    for row, column in np.ndindex(rows, columns):
+        value, guess = float(ms[row, column]), float(predicted_ms[row, column])
+        text = "not known" if np.isnan(value) else f"{three_digits(value)} ms"
+        if measured and not np.isnan(guess):
+            text += f"\npredicted {three_digits(guess)} ms"
+        dark = value / slowest[column] > 0.75
+        color = "white" if dark else "#222222"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    for column in range(columns):
+        if np.isfinite(slowest[column]):
+            best = int(np.nanargmin(ms[:, column]))
+            frame = Rectangle((column - 0.48, best - 0.46), 0.96, 0.92, fill=False, lw=2.5)
+            frame.set_edgecolor(COLORS[1])
+            ax.add_patch(frame)
+    ax.set_xticks(range(columns), [_wrapped(c) for c in shown.columns], fontsize=9)
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(rows), [_wrapped(name) for name in names], fontsize=9)
+    _cell_borders(ax, rows, columns)
+    label = f"{verb}, share of the slowest"
+    bar = figure.colorbar(image, ax=ax, label=label, fraction=0.06, pad=0.03)
+    bar.ax.set_ylim(0, 1)
+    return figure
+
+
+def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -> Figure:
+    """Accuracy against latency, a panel a setting; the bars are the measurements' quartiles.
+
+    Dashed: the Pareto front, no run is both faster and more accurate than its corners.
+    """
+    settings = list(dict.fromkeys(latency["profile"]))
+    figure = _figure(height=3.8)
+    axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    styles = run_styles(list(runs["name"]))
+    accuracy = dict(zip(runs["name"], runs["accuracy"], strict=True))
+    what = "measured" if measured else "predicted"
+    known = latency[latency[f"{what}_s"].notna()]
+    for ax, setting in zip(axes, settings, strict=True):
+        for row in known[known["profile"] == setting].to_dict("records"):
+            style = styles[row["run"]]
+            x = 1e3 * row[f"{what}_s"]
+            quartiles = [[x - 1e3 * row["q25_s"]], [1e3 * row["q75_s"] - x]]
+            ax.errorbar(
+                x,
+                accuracy[row["run"]],
+                xerr=quartiles if measured else None,
+                fmt=style["marker"],
+                color=style["color"],
+                ms=8,
+                capsize=3,
+                label=row["run"],
+            )
+        here = known[known["profile"] == setting]
+        front = pareto(here[f"{what}_s"] * 1e3, here["run"].map(accuracy))
+        ax.step(*front, where="post", color=DENSE_COLOR, lw=1, ls="--", zorder=0)
+        ax.set_title(_wrapped(setting, 34), fontsize=9)
+        ax.set_xlabel(f"{what} latency of a batch (ms)")
+        ax.set_xlim(0, 1.05 * ax.get_xlim()[1])
+        _plain(ax)
+    shown = runs["accuracy"][runs["name"].isin(known["run"])]
+    margin = max(0.5, 0.15 * (shown.max() - shown.min()))
+    if shown.notna().any():
+        axes[0].set_ylim(shown.min() - margin, shown.max() + margin)
+    axes[0].set_ylabel("test accuracy (%)")
+    _legend_below(figure)
+    return figure
+
+
+def pareto(latency: pd.Series, accuracy: pd.Series) -> tuple[list[float], list[float]]:
+    """(latencies, accuracies) of the runs that no other run beats in both, by latency."""
+    front: tuple[list[float], list[float]] = ([], [])
+    pairs = zip(latency, accuracy, strict=True)
+    for x, y in sorted(((x, y) for x, y in pairs if np.isfinite(y)), key=lambda p: (p[0], -p[1])):
+        if not front[1] or y > front[1][-1]:
+            front[0].append(x)
+            front[1].append(y)
+    return front
+
+
+def group_labels(structures: pd.DataFrame) -> list[str]:
+    """'branch' where branches have one group, else 'branch / group'."""
+    several = structures["branch"].duplicated().any()
+    pairs = zip(structures["branch"], structures["group"], strict=True)
+    return [f"{branch} / {group}" if several and group else branch for branch, group in pairs]
+
+
+# ---- shared -----------------------------------------------------------------------------------
+
+
+def _figure(width: float = WIDTH, height: float = 4.0) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _history_lines(ax: Axes, histories: Mapping[str, pd.DataFrame], column: str) -> None:
+    for name, style in run_styles(list(histories)).items():
+        history = histories[name]
+        few = len(history) <= 40
+        shown = style | {"marker": style["marker"] if few else "", "ms": 4, "lw": 1.6}
+        ax.plot(history["epoch"], history[column], label=name, **shown)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(ax)
+
+
+def _layer_ticks(ax: Axes, names: Sequence[str]) -> None:
+    every = -(-len(names) // MOST_TICKS)
+    at = range(0, len(names), every)
+    ax.set_xticks(at, [names[i] for i in at], rotation=90, fontsize=7)
+
+
+def _legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    ax.legend(
+        handles,
+        labels,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(labels),
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _legend_below(figure: Figure) -> None:
+    """One legend for all axes under them, the figure taller by its rows."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if not entries:
+        return
+    columns = max(1, min(len(entries), LEGEND_CHARACTERS // (max(map(len, entries)) + 8)))
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * rows)
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="#dddddd", lw=0.6)
+    ax.set_axisbelow(True)
+
+
+def _from_zero(ax: Axes) -> None:
+    ax.set_ylim(0, 1.02 * ax.get_ylim()[1])
+
+
+def _cell_borders(ax: Axes, rows: int, columns: int) -> None:
+    ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", lw=1.5)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _wrapped(text: str, width: int = 18) -> str:
+    """Broken after -, _ or / into lines of about ``width``."""
+    lines = [""]
+    for i, character in enumerate(text):
+        lines[-1] += character
+        if character in "-_/ " and len(lines[-1]) > width / 2 and len(text) - i > width / 3:
+            lines.append("")
+    return "\n".join(lines) if len(text) > width else text
+
+
+def _or_nan(function: Any, values: np.ndarray) -> float:
+    return float(function(values)) if np.isfinite(values).any() else float("nan")

@@ -1,0 +1,183 @@
+"""Latency of finished runs in the settings of profiles: predicted layer by layer, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import timm
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import hwprofiles
+from cpt_nas.train.run_folder import Run
+from hwprofiles import Profile
+
+COLUMNS = ("run", "profile", "predicted_s", "measured_s", "q25_s", "q75_s", "n", "verdict")
+NAN = float("nan")
+MEASURED_S = 1.5  # a network, at least: fifteen rounds of a fast one are over in a machine's mood
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds a forward pass of a whole batch takes.
+
+    Attributes:
+        table: a row a run and profile; columns as in ``COLUMNS``, NaN where not known.
+        settings: profile name -> what its setting is, in words.
+        notes: what a reader has to know about the numbers, a sentence each.
+    """
+
+    table: pd.DataFrame
+    settings: dict[str, str]
+    notes: list[str]
+
+
+def load_profiles(profiles: Sequence[str | Path], runs: Sequence[Run]) -> dict[str, Profile]:
+    """Profiles by name; where none is given, those the runs were searched under.
+
+    Raises:
+        ValueError: a file that is no profile, or two of one name.
+    """
+    found: dict[str, Profile] = {}
+    for source in profiles or _own_profiles(runs):
+        profile = hwprofiles.load(source)
+        known = found.setdefault(profile.name, profile)
+        if known != profile:
+            raise ValueError(f"profile: two are named {profile.name!r}; rename one in its file")
+    return found
+
+
+def _own_profiles(runs: Sequence[Run]) -> list[Path]:
+    files = [run.folder / "profile.yaml" for run in runs]
+    return [file for file in files if file.is_file()]
+
+
+def latency(
+    runs: Sequence[Run],
+    profiles: dict[str, Profile],
+    measure: bool = False,
+    console: Console | None = None,
+) -> Latency:
+    """Predict, and if asked measure, every finished run under every profile.
+
+    All networks of one setting are measured against each other, in interleaved rounds.
+
+    Args:
+        runs: unfinished ones stay NaN.
+        profiles: by name.
+        measure: run the exported networks here, in each profile's setting.
+        console: where progress goes; None: nowhere.
+
+    Raises:
+        ValueError: a setting that this machine cannot run, or a broken export; names it.
+    """
+    finished = [run for run in runs if run.finished]
+    rows, notes = [], []
+    for name, profile in profiles.items():
+        predicted, unknown = predict(finished, profile)
+        if unknown:
+            notes.append(
+                f"{name} was not measured on all layers of {', '.join(unknown)}: no prediction."
+            )
+        measured = _measure(finished, name, profile, console) if measure and finished else {}
+        if measure:
+            notes += _differences(name, profile)
+        noisy = [label for label, m in measured.items() if m.verdict != "ok"]
+        if noisy:
+            notes.append(f"{name}: noisy measurements of {', '.join(noisy)}; measure again.")
+        for run in runs:
+            m = measured.get(run.name)
+            rows.append(
+                {
+                    "run": run.name,
+                    "profile": name,
+                    "predicted_s": predicted.get(run.name, NAN),
+                    "measured_s": m.median_s if m else NAN,
+                    "q25_s": m.q25_s if m else NAN,
+                    "q75_s": m.q75_s if m else NAN,
+                    "n": m.n if m else NAN,
+                    "verdict": m.verdict if m else None,
+                }
+            )
+    settings = {name: describe_setting(profile) for name, profile in profiles.items()}
+    return Latency(pd.DataFrame(rows, columns=list(COLUMNS)), settings, notes)
+
+
+def describe_setting(profile: Profile) -> str:
+    """A profile's setting in words, such as 'cpu, 1 thread, batch 1, float32'."""
+    w = profile.workload
+    threads = f", {w.threads} thread{'s' * (w.threads > 1)}" if w.device == "cpu" else ""
+    layout = ", channels last" if w.channels_last else ""
+    return f"{w.device}{threads}, batch {w.batch_size}, {w.dtype}{layout}"
+
+
+def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], list[str]]:
+    """(run name -> seconds, names of runs with layers that the profile does not know)."""
+    from cpt_nas.costs.cost_model import predict_latency
+
+    seconds, unknown = {}, []
+    for run in runs:
+        assert run.structure is not None, "finished"
+        dense = timm.create_model(run.structure.architecture, **run.structure.model_kwargs)
+        example = torch.zeros(1, *run.recipe.data.input_size)
+        try:
+            seconds[run.name] = predict_latency(run.structure, profile, dense, example)
+        except hwprofiles.MissingLayers:
+            unknown.append(run.name)
+    return seconds, unknown
+
+
+def _measure(
+    runs: Sequence[Run], name: str, profile: Profile, console: Console | None
+) -> dict[str, hwprofiles.Measurement]:
+    w = profile.workload
+    if w.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"profile {name}: its setting is cuda, and there is no CUDA device here")
+    generator = torch.Generator().manual_seed(0)
+    models = {}
+    for run in runs:
+        shape = (w.batch_size, *run.recipe.data.input_size)
+        x = torch.randn(shape, generator=generator).to(w.device, getattr(torch, w.dtype))
+        models[run.name] = (load_export(run).eval(), x)
+    with Progress(console=console or Console(quiet=True), transient=True) as bar:
+        task = bar.add_task(f"measuring: {name}", total=None)
+        return hwprofiles.time_models(
+            models,
+            threads=w.threads,
+            min_s=MEASURED_S * len(models),
+            channels_last=w.channels_last,
+            progress=lambda stage, done, total: bar.update(
+                task, completed=done, total=total, description=f"measuring: {name}: {stage}"
+            ),
+        )
+
+
+def load_export(run: Run) -> torch.nn.Module:
+    """The finished network, as a user loads it.
+
+    Raises:
+        ValueError: the export is missing or broken; names the folder.
+    """
+    for file in ("config.json", "model.safetensors"):
+        if not (run.export / file).is_file():
+            raise ValueError(f"run: {run.folder} has no export/{file}, although it is finished")
+    try:
+        model: torch.nn.Module = timm.create_model(f"local-dir:{run.export}", pretrained=True)
+    except Exception as error:  # timm, safetensors and json each have their own
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"run: {run.folder}: export cannot be loaded: {reason}") from None
+    return model
+
+
+def _differences(name: str, profile: Profile) -> list[str]:
+    listed = "; ".join(str(difference) for difference in profile.check())
+    notes = [f"{name} was made elsewhere, measured here: {listed}."] if listed else []
+    kept = profile.workload.keeps_freed_memory, hwprofiles.keep_freed_memory()
+    if kept[0] != kept[1]:
+        then, here = ("kept" if k else "returned" for k in kept)
+        notes.append(f"{name} was measured while freed memory was {then}, here it is {here}.")
+    return notes

@@ -1,0 +1,41 @@
+"""Which update rule a search's settings ask for; the only place that chooses."""
+
+from __future__ import annotations
+
+from cpt_nas.search import budgets
+from cpt_nas.search.budget_controller import BudgetController
+from cpt_nas.search.fixed_level import FixedLevel
+from cpt_nas.search.regularizer import OBJECTIVE, Regularizer
+from cpt_nas.search.schedules import LevelSchedule
+from cpt_nas.search.settings import LOG_GAMMA, SearchSettings
+from cpt_nas.search.update_rule import UpdateRule
+
+
+def make_update_rule(
+    regularizer: Regularizer, settings: SearchSettings, channel_divisor: int
+) -> UpdateRule:
+    """Put the gates in place, and make the rule that moves them.
+
+    Raises:
+        BudgetError: a budget cannot be met; the model is as it was.
+    """
+    bounds = budgets.resolve(
+        settings.amounts(), regularizer.dense, regularizer.lowest_costs(channel_divisor)
+    )
+    regularizer.gated.mount()
+    rate = settings.rate()
+    if not bounds:
+        level = LOG_GAMMA if settings.log_gamma is None else settings.log_gamma
+        ramp = LevelSchedule(level, settings.warmup_steps, settings.ramp_steps)
+        return FixedLevel(regularizer, ramp, rate, settings.polarize)
+    schedule = settings.budget_schedule()
+    freeze = settings.freeze_step or schedule.end + schedule.ramp
+    return BudgetController(
+        regularizer,
+        bounds,
+        {m: m if settings.cost is None else OBJECTIVE for m in bounds},
+        schedule,
+        rate,
+        max(1, freeze - schedule.end),
+        channel_divisor,
+    )

@@ -1,0 +1,167 @@
+"""Recipe <-> YAML, checked at load: every fault of a file is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from cpt_nas.data.config import DataConfig
+from cpt_nas.search.settings import SearchConfig
+from cpt_nas.sections import ConfigError, Section
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class ModelConfig(Section):
+    """The dense model: a name in timm's registry and its keyword arguments.
+
+    ``structure`` is a structure.json to cut it to before training (``cpt-nas retrain``).
+    """
+
+    name: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    structure: str | None = None
+
+
+class TrainConfig(Section):
+    """The weights' training, under timm's names."""
+
+    epochs: int = Field(default=10, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = Field(default=None, gt=0)
+    channels_last: bool = False
+    amp: bool = False
+    opt: str = "sgd"
+    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=6e-4, ge=0, allow_inf_nan=False)
+    nesterov: bool = True
+    sched: str = "cosine"
+    min_lr: float = Field(default=0.0, ge=0)
+    warmup_epochs: float = Field(default=0, ge=0)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_grad: float | None = Field(default=None, gt=0)
+    model_ema: bool = False
+    model_ema_decay: float = Field(default=0.999, gt=0, lt=1)
+    checkpoint_hist: int = Field(default=1, ge=0)
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if value != "cpu" and not value.startswith("cuda"):
+            raise ValueError("must be cpu, cuda or cuda:N")
+        return value
+
+
+class Recipe(Section):
+    """One run: model, data, training, and the search (none: the model is trained as it is)."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig | None = None
+
+    @model_validator(mode="after")
+    def _searched_once(self) -> Self:
+        if self.search is not None and self.model.structure is not None:
+            raise ValueError("model.structure: a cut network is not searched again; drop search")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """'search', 'retrain' (a found structure from scratch) or 'dense'."""
+        if self.search is not None:
+            return "search"
+        return "dense" if self.model.structure is None else "retrain"
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value, for timm's args.yaml."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + key, value))
+    return rows
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package: 'digits', 'smoke/vit', ..."""
+    found = sorted(RECIPES.rglob("*.yaml"))
+    return [path.relative_to(RECIPES).with_suffix("").as_posix() for path in found]
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A recipe's file: as given, or the one of that name that comes with the package.
+
+    Raises:
+        ConfigError: neither is there; lists the packaged names.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if path.suffix in ("", ".yaml") and not path.is_absolute():
+        packaged = RECIPES / path.with_suffix(".yaml")
+        if path.with_suffix("").as_posix() in recipe_names():
+            return packaged
+    names = ", ".join(recipe_names())
+    raise ConfigError(f"recipe: no such file: {path}; those that come with cpt_nas are {names}")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``key=value`` overrides (values are YAML), and check it.
+
+    Args:
+        path: a file, or the name of a recipe that comes with the package.
+        overrides: such as 'train.epochs=20'.
+
+    Raises:
+        ConfigError: no such file, not YAML, or faults in it; names each field.
+    """
+    path = find_recipe(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"recipe: no such file: {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe: {path} must hold a mapping with model, data, train, search")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set: {override!r} must be key=value, such as train.epochs=20")
+        try:
+            _assign(values, key.split("."), yaml.safe_load(text), override)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set: {override!r}: the value is not YAML") from None
+    return Recipe.from_mapping(values)
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for part in path[:-1]:
+        inner = values.get(part)
+        if inner is None:
+            inner = values[part] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set: {override!r}: {part} is not a section")
+        values = inner
+    values[path[-1]] = value

@@ -1,0 +1,115 @@
+"""What a training has come to: after an epoch, and in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpt_nas.data.batches import Batches
+from cpt_nas.pruning import surgery
+from cpt_nas.pruning.export import export
+from cpt_nas.train import run_folder
+from cpt_nas.train.evaluate import Meter, evaluate
+from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.run_rows import HistoryRow, Result
+from cpt_nas.train.state import TrainingState
+
+
+def history_row(
+    state: TrainingState,
+    meter: Meter,
+    test: tuple[float, float],
+    epoch_s: float,
+    data: Batches,
+    spent_before: float,
+    world: int,
+) -> HistoryRow:
+    """What an epoch has come to."""
+    structure, search = state.live_structure(), state.search
+    live, dense = state.cost.of_structure(structure), state.cost.of_structure(state.structure)
+    train_loss, train_acc = meter.read()
+    dense_spent = dense["macs"] * state.step * data.batch_size * world
+    return HistoryRow(
+        epoch=state.epoch,
+        step=state.step,
+        lr=state.optimizer.param_groups[0]["lr"],
+        log_gamma=search.log_gamma if search is not None and not search.frozen else float("nan"),
+        train_loss=train_loss,
+        train_acc=train_acc,
+        test_loss=test[0],
+        test_acc=test[1],
+        expected_cost=search.expected_cost() if search is not None else 1.0,
+        macs=live["macs"],
+        params=live["params"],
+        macs_ratio=live["macs"] / dense["macs"],
+        params_ratio=live["params"] / dense["params"],
+        branches_left=structure.branches_left,
+        units_left=structure.units_left,
+        undecided=search.undecided() if search is not None else 0.0,
+        epoch_s=epoch_s,
+        train_macs=state.macs_spent - spent_before,
+        train_load=state.macs_spent / dense_spent,
+    )
+
+
+def finish(
+    state: TrainingState,
+    recipe: Recipe,
+    output: Path,
+    data: Batches,
+    device: torch.device,
+    rank: int,
+) -> dict[str, Any]:
+    """Freeze, evaluate, export; write and return the result. Other ranks than 0 return {}."""
+    if state.search is not None:
+        state.search.finish(state.optimizer, state.ema)
+    if rank != 0:
+        return {}
+    structure = state.live_structure()
+    loss, accuracy = evaluate(state.judged(), data, device)
+    structure.save(output / "structure.json")
+    export(
+        structure,
+        surgery.plain_state_dict(state.judged()),
+        output / "export",
+        input_size=list(recipe.data.input_size),
+        mean=list(data.mean),
+        std=list(data.std),
+        label_names=list(data.classes),
+    )
+    run_folder.write_layers(output, state.cost, state.structure, structure)
+    if state.search is not None:
+        run_folder.write_trace(output, state.search)
+    live, dense = state.cost.of_structure(structure), state.cost.of_structure(state.structure)
+    search = state.search
+    result = Result(
+        status="finished",
+        kind=recipe.kind,
+        model=recipe.model.name,
+        test_acc=accuracy,
+        test_loss=loss,
+        macs=live["macs"],
+        params=live["params"],
+        macs_dense=dense["macs"],
+        params_dense=dense["params"],
+        branches=structure.branches_left,
+        branches_dense=state.structure.branches_left,
+        units=structure.units_left,
+        units_dense=state.structure.units_left,
+        train_load=state.history[-1].train_load,
+        wall_s=state.wall_s,
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+        cost=search.cost_name if search is not None else "none",
+        profile=search.profile.name if search is not None and search.profile else None,
+        profile_fingerprint=(
+            search.profile.fingerprint_id if search is not None and search.profile else None
+        ),
+        **(search.summary() if search is not None else {}),
+        **run_folder.provenance(),
+    )
+    run_folder.write_result(output, result)
+    return dataclasses.asdict(result)

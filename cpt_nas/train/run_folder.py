@@ -1,0 +1,290 @@
+"""A run folder: all that training leaves on disk, written and read here and nowhere else.
+
+timm's files, the resolved recipe, history, layers and the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+import hwprofiles
+from cpt_nas.costs.cost_model import CostModel
+from cpt_nas.pruning.structure import Structure, load_structure
+from cpt_nas.search.records import ALLOCATION_COLUMNS, TRACE_COLUMNS
+from cpt_nas.search.search import Search
+from cpt_nas.train.recipe import Recipe, load_recipe
+from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns, required
+from hwprofiles import Profile
+
+RUNNING_KEYS = ("status", "kind", "model")
+PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
+
+
+def refuse_used(output: Path) -> None:
+    """Raises ValueError if the folder already holds something: a run is never overwritten."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"output: {output} is not empty; name another folder, or go on with --resume {output}"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def start(output: Path, recipe: Recipe, profile: Profile | None) -> None:
+    """Make the folder: recipe.yaml, timm's args.yaml, profile.yaml, a result that says running."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "recipe.yaml", recipe.to_yaml())
+    write_text(output / "args.yaml", yaml.safe_dump(recipe.flat(), sort_keys=False))
+    if profile is not None:
+        hwprofiles.save(profile, output / "profile.yaml")
+    running = {"status": "running", "kind": recipe.kind, "model": recipe.model.name}
+    _write_json(output, running | provenance())
+
+
+def write_result(output: Path, result: Result) -> None:
+    """result.json of a finished run."""
+    _write_json(output, dataclasses.asdict(result))
+
+
+def _write_json(output: Path, result: dict[str, Any]) -> None:
+    write_text(output / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def write_history(output: Path, history: Sequence[HistoryRow]) -> None:
+    """history.csv with every column, and timm's summary.csv."""
+    table = pd.DataFrame([dataclasses.asdict(row) for row in history])
+    write_text(output / "history.csv", table.to_csv(index=False))
+    summary = table[["epoch", "train_loss", "test_loss", "test_acc", "lr"]]
+    names = {"test_loss": "eval_loss", "test_acc": "eval_top1"}
+    write_text(output / "summary.csv", summary.rename(columns=names).to_csv(index=False))
+
+
+def write_trace(output: Path, search: Search) -> None:
+    """search.csv, removed.csv, allocations.csv: how it went, what went when, and why."""
+    tables: dict[str, list[dict[str, Any]]] = {
+        "search.csv": search.trace,
+        "removed.csv": search.removed,
+        "allocations.csv": search.allocations,
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_text(output / name, pd.DataFrame(rows).to_csv(index=False))
+
+
+def write_layers(output: Path, cost: CostModel, dense: Structure, structure: Structure) -> None:
+    """layers.csv: every layer's MACs and parameters before and after."""
+    rows = [
+        dataclasses.asdict(LayerRow(term.layer.name, term.layer.type, term.branch or "", *costs))
+        for term, *costs in zip(
+            cost.terms,
+            cost.per_layer(dense, "macs"),
+            cost.per_layer(dense, "params"),
+            cost.per_layer(structure, "macs"),
+            cost.per_layer(structure, "params"),
+        )
+    ]
+    write_text(output / "layers.csv", pd.DataFrame(rows).to_csv(index=False))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, and the commit and dirty flag of the checkout this code runs from, if it is one."""
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "HEAD")
+    changed = _git(here, "status", "--porcelain") if commit else None
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    dirty = None if changed is None else bool(changed)
+    return {"versions": versions, "commit": commit, "dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """output/train/{date}-{model}-{size}, as timm names it."""
+    date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    size = recipe.data.input_size[-1]
+    return Path("output") / "train" / f"{date}-{recipe.model.name}-{size}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: the folder's name, with parents where several runs share it.
+        folder: where it is.
+        result: result.json; of an unfinished run only status, kind and model are sure.
+        recipe: recipe.yaml.
+        history: history.csv, a row an epoch; no rows before the first epoch has ended.
+        layers: layers.csv; None while unfinished.
+        structure: structure.json; None before the first epoch has ended.
+        trace: search.csv, a row every few steps of the search; None where there is none.
+        allocations: allocations.csv, what stays under budgets; None where there are none.
+    """
+
+    name: str
+    folder: Path
+    result: dict[str, Any]
+    recipe: Recipe
+    history: pd.DataFrame
+    layers: pd.DataFrame | None
+    structure: Structure | None
+    trace: pd.DataFrame | None = None
+    allocations: pd.DataFrame | None = None
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.result["status"] == "finished")
+
+    @property
+    def model(self) -> str:
+        return str(self.result["model"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.result["kind"])
+
+    @property
+    def export(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Measure -> budget, of a finished search that had any."""
+        return dict(self.result.get("budgets") or {})
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read run folders.
+
+    Raises:
+        ValueError: none given, one given twice, or one that is missing or broken; names the
+            folder and the file.
+    """
+    paths = [Path(folder) for folder in folders]
+    if not paths:
+        raise ValueError("runs: none given; name at least one run folder")
+    resolved = [path.resolve() for path in paths]
+    twice = [str(p) for p, r in zip(paths, resolved) if resolved.count(r) > 1]
+    if twice:
+        raise ValueError(f"runs: {twice[0]} is given twice")
+    return [load_run(path, name) for path, name in zip(paths, short_names(resolved))]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """For each path, as few of its last parts as tell it from the others."""
+    names = []
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        for n in range(1, len(path.parts) + 1):
+            if not any(parts[-n:] == path.parts[-n:] for parts in others):
+                break
+        names.append("/".join(path.parts[-n:]))
+    return names
+
+
+def load_run(folder: Path, name: str | None = None) -> Run:
+    """Read one run folder.
+
+    Raises:
+        ValueError: it is missing or broken; names the folder and the file.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"run: no such folder: {folder}")
+    result = _result(folder)
+    finished = result["status"] == "finished"
+    try:
+        recipe = load_recipe(folder / "recipe.yaml")
+    except ValueError as error:
+        raise ValueError(f"run: {folder}: recipe.yaml: {error}") from None
+    structure_file = folder / "structure.json"
+    structure = None
+    if finished or structure_file.exists():
+        try:
+            structure = load_structure(structure_file)
+        except ValueError as error:
+            raise ValueError(f"run: {folder}: structure.json: {error}") from None
+    layers = _table(folder, "layers.csv", columns(LayerRow), finished)
+    if layers is not None:
+        layers["branch"] = layers["branch"].fillna("")
+    history = _table(folder, "history.csv", columns(HistoryRow), finished)
+    if history is None:
+        history = pd.DataFrame({column: pd.Series(dtype=float) for column in columns(HistoryRow)})
+    trace = _table(folder, "search.csv", TRACE_COLUMNS, must_exist=False)
+    allocations = _table(folder, "allocations.csv", ALLOCATION_COLUMNS, must_exist=False)
+    if allocations is not None:
+        allocations["group"] = allocations["group"].fillna("")
+    name = name or folder.resolve().name
+    return Run(name, folder, result, recipe, history, layers, structure, trace, allocations)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    try:
+        result = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"run: {folder} has no result.json; is it a run folder?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"run: {folder}: result.json is not JSON: {error}") from None
+    status = result.get("status") if isinstance(result, dict) else None
+    if status not in ("finished", "running"):
+        raise ValueError(
+            f"run: {folder}: result.json: status is {status!r}, must be finished or running"
+        )
+    missing = [
+        k for k in (required(Result) if status == "finished" else RUNNING_KEYS) if k not in result
+    ]
+    if missing:
+        raise ValueError(f"run: {folder}: result.json has no {', '.join(missing)}")
+    return dict(result)
+
+
+def _table(folder: Path, name: str, needed: Sequence[str], must_exist: bool) -> pd.DataFrame | None:
+    path = folder / name
+    if not path.exists():
+        if must_exist:
+            raise ValueError(f"run: {folder} has no {name}, although it is finished")
+        return None
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' parser and decoding errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise ValueError(f"run: {folder}: {name} is not a CSV table: {reason}") from None
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        raise ValueError(f"run: {folder}: {name} has no column {', '.join(missing)}")
+    texts = ("name", "type", "branch", "group")
+    for column in needed:
+        if column not in texts and not pd.api.types.is_numeric_dtype(table[column]):
+            raise ValueError(f"run: {folder}: {name}: column {column} must hold numbers")
+    return table

@@ -1,0 +1,139 @@
+"""The rows of a run's tables and its result, as types: what is written is what is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """A row of history.csv: one epoch.
+
+    Attributes:
+        epoch, step: done by then, from 1; optimizer steps.
+        lr: learning rate at the end of the epoch.
+        log_gamma: pruning level; NaN where no search goes on.
+        train_loss, test_loss: mean cross-entropy.
+        train_acc, test_acc: percent.
+        expected_cost: the charged cost over the dense network's, 0..1.
+        macs, params: of the network as it is cut by then.
+        macs_ratio, params_ratio: over the dense network's.
+        branches_left, units_left: what is left.
+        undecided: share of the gates with theta between threshold and 1 - threshold.
+        epoch_s: seconds, evaluation included.
+        train_macs: multiply-adds of the epoch's forward passes.
+        train_load: all of them until then, over the dense network's.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    log_gamma: float
+    train_loss: float
+    train_acc: float
+    test_loss: float
+    test_acc: float
+    expected_cost: float
+    macs: float
+    params: float
+    macs_ratio: float
+    params_ratio: float
+    branches_left: int
+    units_left: int
+    undecided: float
+    epoch_s: float
+    train_macs: float
+    train_load: float
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A row of layers.csv: one traced layer.
+
+    Attributes:
+        name, type: of the layer.
+        branch: that it vanishes with; empty where none.
+        macs_dense, params_dense: before.
+        macs, params: after; 0 where the branch is gone.
+    """
+
+    name: str
+    type: str
+    branch: str
+    macs_dense: float
+    params_dense: float
+    macs: float
+    params: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """result.json of a finished run.
+
+    Attributes:
+        status: 'finished'.
+        kind: 'search', 'retrain' or 'dense'.
+        model: timm's name.
+        test_acc: percent, of the exported network.
+        macs, params: of the exported network; with _dense: before.
+        branches, units: left; with _dense: before.
+        train_load: training's multiply-adds over the dense training's.
+        wall_s: seconds of all epochs.
+        seed, epochs: of the recipe.
+        cost: what was charged; 'none' without a search.
+        profile: name of the cost profile, or null.
+        test_loss: mean cross-entropy.
+        profile_fingerprint: of the profile's machine and software.
+        log_gamma, alpha, kappa: pruning level, computation against parameters, layers against
+            units.
+        budgets, binding, reached: measure -> bound; the nearest; measure -> what was reached.
+        dense_costs: measure -> the dense network's.
+        forced: gates decided at the freeze against theta > 0.5.
+        undecided_at_freeze: share of the gates.
+        versions, commit, dirty: what code ran.
+    """
+
+    status: str
+    kind: str
+    model: str
+    test_acc: float
+    macs: float
+    params: float
+    macs_dense: float
+    params_dense: float
+    branches: int
+    branches_dense: int
+    units: int
+    units_dense: int
+    train_load: float
+    wall_s: float
+    seed: int
+    epochs: int
+    cost: str
+    profile: str | None
+    test_loss: float | None = None
+    profile_fingerprint: str | None = None
+    log_gamma: float | None = None
+    alpha: float | None = None
+    kappa: float | None = None
+    budgets: dict[str, float] | None = None
+    binding: str | None = None
+    reached: dict[str, float] | None = None
+    dense_costs: dict[str, float] | None = None
+    forced: int | None = None
+    undecided_at_freeze: float | None = None
+    versions: dict[str, str] | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+def columns(row: type[Any]) -> tuple[str, ...]:
+    """The columns of a table whose rows are of this type."""
+    return tuple(field.name for field in dataclasses.fields(row))
+
+
+def required(row: type[Any]) -> tuple[str, ...]:
+    """The columns without a default."""
+    return tuple(f.name for f in dataclasses.fields(row) if f.default is dataclasses.MISSING)

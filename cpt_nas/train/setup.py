@@ -1,0 +1,132 @@
+"""A training set up from its recipe: processes, device, model, search, optimizer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import timm
+import torch
+import torch.distributed as dist
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import nn
+
+import hwprofiles
+from cpt_nas.costs.cost_model import build_cost
+from cpt_nas.data.batches import Batches
+from cpt_nas.pruning.search_space import find_branches
+from cpt_nas.pruning.structure import Structure, cut_to, dense_structure
+from cpt_nas.search.search import Search
+from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.state import TrainingState
+from hwprofiles import Profile
+
+
+def join_processes() -> tuple[int, int]:
+    """(rank, world size); joins torchrun's group where there is one."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return int(os.environ.get("RANK", "0")), world
+
+
+def choose_device(name: str) -> torch.device:
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(f"train.device: {name}: no CUDA device here; use cpu")
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(name)
+    return torch.device(name)
+
+
+def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The recipe's dense model, and the keyword arguments it was made with.
+
+    Raises:
+        ValueError: timm has no such model, or it does not take these arguments.
+    """
+    name = recipe.model.name
+    if not timm.is_model(name.split(".")[0]):
+        raise ValueError(f"model.name: timm has no model {name!r}; timm.list_models() lists them")
+    kwargs = {"num_classes": num_classes, "in_chans": recipe.data.input_size[0]}
+    kwargs |= recipe.model.kwargs
+    try:
+        return timm.create_model(name, **kwargs), kwargs
+    except TypeError as error:
+        raise ValueError(f"model.kwargs: {kwargs}: {error}") from None
+
+
+def load_profile(recipe: Recipe, *, check: bool) -> Profile | None:
+    """The search's profile, if it has one.
+
+    Args:
+        check: it must be the target's: where the network is to run, not where it trains.
+
+    Raises:
+        ValueError: no such profile, or one of another target.
+    """
+    search = recipe.search
+    if search is None or not search.profile:
+        return None
+    profile = hwprofiles.load(search.profile)
+    if check:
+        hwprofiles.require_target(profile, search.target, search.allow_foreign)
+    return profile
+
+
+def build_training(
+    recipe: Recipe,
+    data: Batches,
+    device: torch.device,
+    profile: Profile | None,
+    given: Structure | None,
+) -> TrainingState:
+    """The recipe's model with its search, if any, and what trains it.
+
+    Args:
+        profile: of the search.
+        given: a structure to cut the model to before training.
+    """
+    t = recipe.train
+    model, kwargs = create_model(recipe, data.num_classes)
+    model.to(device)
+    if t.channels_last:
+        model.to(memory_format=torch.channels_last)
+    example = torch.zeros(1, *recipe.data.input_size, device=device)
+    search = None
+    if recipe.search is not None:
+        settings = recipe.search.settings(t.epochs * data.steps, t.seed)
+        search = Search(model, example, profile, settings, kwargs)
+        structure, cost = search.structure(), search.cost
+    else:
+        space = find_branches(model)
+        structure = dense_structure(space, recipe.model.name, kwargs)
+        cost = build_cost(model, example, space).to(device)
+    if given is not None:
+        same = {"architecture": structure.architecture, "model_kwargs": kwargs}
+        given = given.model_copy(update=same)
+        cut_to(model, given)
+    optimizer = create_optimizer_v2(
+        model, opt=t.opt, lr=t.lr, weight_decay=t.weight_decay, momentum=t.momentum
+    )
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=t.sched,
+        num_epochs=t.epochs,
+        min_lr=t.min_lr,
+        warmup_epochs=t.warmup_epochs,
+        warmup_lr=t.lr / 100,
+        updates_per_epoch=data.steps,
+        step_on_epochs=False,
+    )
+    scheduler.step_update(0)
+    ema = ModelEmaV3(model, decay=t.model_ema_decay, use_warmup=True) if t.model_ema else None
+    return TrainingState(model, search, cost, structure, given, optimizer, scheduler, ema)
+
+
+def wrap(model: nn.Module, world: int) -> nn.Module:
+    """The model under DDP, anew after each cut: its buckets hold the old shapes."""
+    return nn.parallel.DistributedDataParallel(model) if world > 1 else model

@@ -1,0 +1,44 @@
+"""Everything that changes while training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from cpt_nas.costs.cost_model import CostModel
+from cpt_nas.pruning.structure import Structure
+from cpt_nas.search.search import Search
+from cpt_nas.train.run_rows import HistoryRow
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training; ``structure`` is the dense network's."""
+
+    model: nn.Module
+    search: Search | None
+    cost: CostModel
+    structure: Structure
+    given: Structure | None
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    ema: ModelEmaV3 | None
+    epoch: int = 0
+    step: int = 0
+    macs_spent: float = 0.0
+    wall_s: float = 0.0
+    best: float = -1.0
+    history: list[HistoryRow] = field(default_factory=list)
+
+    def judged(self) -> nn.Module:
+        """The network that is evaluated and exported: the EMA's where there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+    def live_structure(self) -> Structure:
+        if self.search is not None:
+            return self.search.structure()
+        return self.structure if self.given is None else self.given

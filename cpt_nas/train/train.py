@@ -1,0 +1,118 @@
+"""Training as Algorithm 1 of arXiv 2411.09127: weights and gates together, cutting on the way.
+
+`train` reads top-down: set up, then per mini-batch the loss with the gates' price on it, one step
+of the weights, one of theta, a cut when something has closed.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import nn
+
+import hwprofiles
+from cpt_nas.data.load import load_data
+from cpt_nas.pruning.structure import load_structure
+from cpt_nas.train import checkpoint, run_folder
+from cpt_nas.train.evaluate import Meter, evaluate
+from cpt_nas.train.progress import Progress
+from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.results import finish, history_row
+from cpt_nas.train.setup import (
+    build_training,
+    choose_device,
+    join_processes,
+    load_profile,
+    wrap,
+)
+
+
+def train(
+    recipe: Recipe, output: Path, *, resume: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Run a recipe; write and return its result.
+
+    Args:
+        recipe: checked by :func:`cpt_nas.train.recipe.load_recipe`.
+        output: the run folder; must be new or empty unless resuming.
+        resume: go on from the folder's last checkpoint. On CPU the result is that of an
+            uninterrupted run.
+        console: where progress goes.
+
+    Raises:
+        ValueError: bad data, model, profile or folder; nothing has been written then.
+    """
+    rank, world = join_processes()
+    device = choose_device(recipe.train.device)
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    hwprofiles.keep_freed_memory()  # otherwise the kernel clears pages anew in every step
+    torch.manual_seed(recipe.train.seed)
+    if not resume:
+        run_folder.refuse_used(output)
+    profile = load_profile(recipe, check=not resume)
+    console = console or Console(stderr=True, quiet=rank > 0)
+
+    data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
+    given = recipe.model.structure
+    if resume and given is not None:
+        given = str(output / "structure.json")
+    state = build_training(
+        recipe, data, device, profile, load_structure(given) if given is not None else None
+    )
+    if resume:
+        checkpoint.restore_checkpoint(state, output, data, device)
+    if rank == 0 and not resume:
+        run_folder.start(output, recipe, profile)
+    network = wrap(state.model, world)
+    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.train.smoothing)
+    amp = torch.autocast(device.type, torch.bfloat16) if recipe.train.amp else nullcontext()
+
+    with Progress(console, recipe.train.epochs, data.steps) as progress:
+        for epoch in range(state.epoch, recipe.train.epochs):
+            began = time.perf_counter()
+            spent_before = state.macs_spent
+            live_macs = state.cost.of_structure(state.live_structure())["macs"]
+            meter = Meter(device)
+            state.model.train()
+            for x, y in data.train(epoch, device):
+                with amp:
+                    logits = network(x)
+                    loss = criterion(logits, y)
+                meter.add(loss.detach(), logits.detach(), y)
+                if state.search is not None:
+                    loss = loss + state.search.penalty()
+                state.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if recipe.train.clip_grad is not None:
+                    nn.utils.clip_grad_norm_(state.model.parameters(), recipe.train.clip_grad)
+                state.optimizer.step()
+                state.macs_spent += live_macs * len(y) * world
+                if state.search is not None and state.search.step(state.optimizer, state.ema):
+                    network = wrap(state.model, world)
+                    live_macs = state.cost.of_structure(state.live_structure())["macs"]
+                state.step += 1
+                state.scheduler.step_update(state.step)
+                if state.ema is not None:
+                    state.ema.update(state.model, step=state.step)
+                progress.advance(meter, state.search, state.structure)
+            state.epoch = epoch + 1
+            test = evaluate(state.judged(), data, device, amp) if rank == 0 else (0.0, 0.0)
+            state.wall_s += time.perf_counter() - began
+            row = history_row(
+                state, meter, test, time.perf_counter() - began, data, spent_before, world
+            )
+            state.history.append(row)
+            progress.epoch(row)
+            if rank == 0:
+                checkpoint.save_checkpoint(state, output, recipe, data)
+            if world > 1:
+                dist.barrier()
+
+    return finish(state, recipe, output, data, device, rank)

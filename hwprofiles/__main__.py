@@ -1,0 +1,5 @@
+"""python -m hwprofiles"""
+
+from hwprofiles.cli import main
+
+main()

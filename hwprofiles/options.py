@@ -1,0 +1,139 @@
+"""The command line: hwprofiles measure | show | compare | check | schema."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
+
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
+
+
+InputSize = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option(
+        help="Channels, height, width of one example; default is the model's.", show_default=False
+    ),
+]
+
+
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples a call.")]
+
+
+DeviceType = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
+]
+
+
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+
+
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory format.")]
+
+
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Python module that registers models; repeatable."),
+]
+
+
+ModelKwargs = Annotated[
+    list[str] | None, typer.Option(help="key=value for the model's constructor; repeatable.")
+]
+
+
+Name = Annotated[str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")]
+
+
+NumRounds = Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")]
+
+
+Seconds = Annotated[float, typer.Option(min=0, help="Measure for at least so long.")]
+
+
+def create_models(
+    names: Sequence[str], modules: Sequence[str], defaults: dict[str, Any], pairs: Sequence[str]
+) -> dict[str, Any]:
+    """Models from timm's registry, after importing ``modules`` that add to it.
+
+    Args:
+        names: of the models.
+        modules: imported first.
+        defaults: keyword arguments of every model.
+        pairs: 'key=value' that override them; the value is read as YAML.
+
+    Raises:
+        ValueError: an unknown model, a module that cannot be imported, a malformed pair, or a
+            keyword that a model does not take.
+    """
+    import timm
+
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"import: {module!r} cannot be imported: {error}") from None
+    kwargs = defaults | dict(_key_value(pair) for pair in pairs)
+    built = {}
+    for name in names:
+        if not timm.is_model(name):
+            raise ValueError(f"model: {name!r} is not in timm's registry; --import can add to it")
+        try:
+            built[name] = timm.create_model(name, **kwargs)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"model: {name} with {kwargs}: {error}") from None
+    return built
+
+
+def create_models_at(
+    names: Sequence[str],
+    modules: Sequence[str],
+    input_size: tuple[int, int, int] | None,
+    pairs: Sequence[str],
+) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """``create_models``, and the size of one example: as given, or what timm says of the models.
+
+    Raises:
+        ValueError: as ``create_models``, or none was given and the models' own differ.
+    """
+    if input_size is not None:
+        return create_models(names, modules, {"in_chans": input_size[0]}, pairs), input_size
+    built = create_models(names, modules, {}, pairs)
+    sizes = {name: tuple(model.pretrained_cfg["input_size"]) for name, model in built.items()}
+    if len(set(sizes.values())) > 1:
+        own = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in sizes.items())
+        raise ValueError(f"input-size: not given, and the models' own differ ({own})")
+    given = dict(_key_value(pair) for pair in pairs)
+    channels, height, width = next(iter(sizes.values()))
+    return built, (given.get("in_chans", channels), height, width)
+
+
+def _key_value(pair: str) -> tuple[str, Any]:
+    key, equals, value = pair.partition("=")
+    if not equals or not key:
+        raise ValueError(f"model-kwargs: {pair!r}, allowed is key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"model-kwargs: {value!r} of {key} cannot be read") from None
+
+
+def check_output(path: Path) -> None:
+    """Make the folder of a file to be written.
+
+    Raises:
+        ValueError: the file is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"output: {path} is a folder, give the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,251 @@
+"""A profile: what every layer of some models costs on one device, in one setting, as a YAML file.
+
+The schema is the pydantic models here and in ``schema.py``; ``hwprofiles schema`` prints it as
+JSON schema. A file with an unknown key, a NaN, a negative time or a foreign major version is
+refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from hwprofiles.device import Difference, Fingerprint, differences, fingerprint
+from hwprofiles.layers import Coefficients, LayerSpec
+from hwprofiles.schema import (
+    Calibration,
+    CostModel,
+    Created,
+    EndToEnd,
+    LayerProfile,
+    Protocol,
+    Schema,
+    Section,
+    Units,
+    Validation,
+    Weights,
+    Workload,
+)
+
+SHIPPED = Path(__file__).parent / "profiles"
+
+
+class ProfileError(ValueError):
+    """A profile file that cannot be used, in one line."""
+
+
+class Profile(Section):
+    """Costs of layers on one device in one setting. ``load`` reads one, ``save`` writes one."""
+
+    schema_: Schema = Field(alias="schema", default_factory=Schema)
+    name: str = Field(min_length=1)
+    created: Created
+    fingerprint: Fingerprint
+    workload: Workload
+    protocol: Protocol
+    units: Units
+    weights: Weights
+    cost_model: CostModel
+    layers: list[LayerProfile] = Field(min_length=1)
+    dense: dict[str, EndToEnd] = Field(min_length=1)
+    validation: list[Validation] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        signatures = [layer.signature for layer in self.layers]
+        if len(set(signatures)) != len(signatures):
+            twice = next(s for s in signatures if signatures.count(s) > 1)
+            raise ValueError(f"layers: {twice} is listed twice")
+        if set(self.dense) != set(self.workload.models):
+            raise ValueError(
+                f"dense: holds {sorted(self.dense)}, workload.models {sorted(self.workload.models)}"
+            )
+        return self
+
+    @property
+    def kappa(self) -> float:
+        """Layer constant."""
+        return self.weights.kappa
+
+    @property
+    def alpha(self) -> float:
+        """Compute weight; the parameter weight is 1 - alpha."""
+        return self.weights.alpha
+
+    @property
+    def channel_divisor(self) -> int:
+        """Widths at multiples of this are the fast ones."""
+        return self.cost_model.channel_divisor.value
+
+    @property
+    def calibration(self) -> Calibration:
+        """How whole networks relate to the sum of their layers."""
+        return self.cost_model.calibration
+
+    @property
+    def fingerprint_id(self) -> str:
+        """Short hash of the machine and software."""
+        return self.fingerprint.id
+
+    def layer(self, signature: str) -> LayerProfile:
+        """All that is known of a layer.
+
+        Raises:
+            ProfileError: the profile does not hold it.
+        """
+        for layer in self.layers:
+            if layer.signature == signature:
+                return layer
+        raise MissingLayers([signature], self)
+
+    def cost(self, signature: str) -> Coefficients:
+        """Seconds a call as a function of the widths, as the calibration's ``scale`` takes it.
+
+        ``calibration.scale`` times the sum of these over a network's layers, plus
+        ``calibration.offset_s``, is the network's latency.
+
+        Raises:
+            ProfileError: the profile does not hold the layer.
+        """
+        layer, by = self.layer(signature), self.calibration
+        c, factor = layer.coefficients, by.by_form.get(layer.form, 1.0)
+        return Coefficients(
+            factor * c.const_s + by.per_layer_s / by.scale,
+            factor * c.per_in_s,
+            factor * c.per_out_s,
+            factor * c.per_in_out_s,
+        )
+
+    def latency_s(self, signature: str, in_channels: int, out_channels: int) -> float:
+        """Seconds a call at widths inside the measured range, calibrated.
+
+        Raises:
+            ProfileError: an unknown layer, or widths that would be extrapolated.
+        """
+        layer = self.layer(signature)
+        given = {"in_channels": in_channels, "out_channels": out_channels}
+        for field, value in given.items():
+            low, high = getattr(layer.fit_range, field)
+            if not low <= value <= high:
+                raise ProfileError(
+                    f"{field}: {value} of {signature} was not measured, allowed is {low}..{high}"
+                )
+        return self.calibration.scale * self.cost(signature).at(in_channels, out_channels)
+
+    def missing(self, specs: Iterable[LayerSpec]) -> list[str]:
+        """Signatures among ``specs`` that the profile does not hold, each once."""
+        known = {layer.signature for layer in self.layers}
+        return [s for s in dict.fromkeys(spec.signature for spec in specs) if s not in known]
+
+    def predict_s(self, specs: Iterable[LayerSpec]) -> float:
+        """Seconds a forward pass of the dense network of these layers takes, calibrated.
+
+        Raises:
+            ProfileError: layers that the profile does not hold.
+        """
+        specs = list(specs)
+        missing = self.missing(specs)
+        if missing:
+            raise MissingLayers(missing, self)
+        total = sum(self.cost(s.signature).at(s.in_channels, s.out_channels) for s in specs)
+        return self.calibration.scale * total + self.calibration.offset_s
+
+    def check(self) -> list[Difference]:
+        """Where this machine and its software differ from the ones the profile was made on."""
+        if self.workload.device == "cuda" and not torch.cuda.is_available():
+            return [Difference("device.name", self.fingerprint.device.name, "no CUDA device")]
+        return differences(self.fingerprint, fingerprint(self.workload.device))
+
+
+class MissingLayers(ProfileError):
+    """Layers that a profile does not hold. They never cost zero."""
+
+    def __init__(self, signatures: list[str], profile: Profile) -> None:
+        self.signatures = signatures
+        w = profile.workload
+        size = " ".join(map(str, w.input_size))
+        super().__init__(
+            f"profile {profile.name} does not hold {len(signatures)} layer(s): "
+            f"{'; '.join(signatures)}. Measure them with: hwprofiles measure MODEL "
+            f"--input-size {size} --batch-size {w.batch_size} --threads {w.threads} -o FILE.yaml"
+        )
+
+
+def load(path_or_name: str | Path) -> Profile:
+    """Read a profile from a file, or by the name of one that ships with the package.
+
+    Raises:
+        FileNotFoundError: neither a file nor a shipped profile.
+        ProfileError: the file is not a profile.
+    """
+    path = Path(path_or_name)
+    if not path.is_file():
+        path = SHIPPED / f"{path_or_name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"profile: no file {path_or_name}, shipped profiles: {shipped}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except UnicodeDecodeError:
+        raise ProfileError(f"{path}: is not a text file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ProfileError(f"{path}: is not YAML{where}") from None
+    return parse(content, str(path))
+
+
+def parse(content: Any, source: str = "profile") -> Profile:
+    """A profile from plain data, as YAML gives it.
+
+    Raises:
+        ProfileError: one line that names ``source`` and every field at fault.
+    """
+    if not isinstance(content, Mapping):
+        raise ProfileError(f"{source}: holds {type(content).__name__}, a profile is a mapping")
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        faults = [_fault(dict(item)) for item in error.errors()]
+        shown = "; ".join(faults[:3])
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ProfileError(f"{source}: {shown}{more}") from None
+
+
+def save(profile: Profile, path: str | Path) -> None:
+    """Write a profile as YAML; either all of it or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            content = profile.model_dump(mode="json", by_alias=True)
+            yaml.dump(content, file, Dumper=dumper, sort_keys=False, width=100)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def json_schema() -> dict[str, Any]:
+    """The file format as JSON schema."""
+    return Profile.model_json_schema(by_alias=True)
+
+
+def _fault(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    value = error.get("input")
+    shown = "" if isinstance(value, (dict, list)) or error["type"] == "missing" else f" ({value!r})"
+    return f"{where}{shown}: {message}" if where else message

@@ -1,0 +1,133 @@
+"""The workbench: models and layers set up to be run in one setting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hwprofiles.allocator import keep_freed_memory
+from hwprofiles.device import fixed_threads
+from hwprofiles.layers import LayerSpec, build
+from hwprofiles.plan import Widths
+from hwprofiles.runtimes.timers import Case, CpuTimer, CudaTimer, Timer
+
+# Every layer gets its own weights in a chain, as in the network, unless they need more than this.
+MAX_OWN_BYTES = 2 * 2**30
+# Whole networks are what everything is calibrated to: longer blocks for them.
+NETWORK_BLOCK_S = 10e-3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how everything is run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    channels_last: bool
+
+    def timer(self) -> Timer:
+        return CudaTimer(self.device) if self.device.type == "cuda" else CpuTimer()
+
+
+class InputPool:
+    """Inputs of all layers share one buffer of random numbers and one of zeros.
+
+    Hundreds of cases wait for their next round; with own inputs they would not fit into memory.
+    ``reset`` starts the next case; within one case no two tensors overlap.
+    """
+
+    def __init__(self, setting: Setting, size: int) -> None:
+        self.setting = setting
+        self.random = torch.rand(size, device=setting.device).to(setting.dtype)
+        self.zeros = torch.zeros_like(self.random)
+        self.used = 0
+
+    def reset(self) -> None:
+        self.used = 0
+
+    def __call__(self, shape: tuple[int, ...], zeros: bool) -> Tensor:
+        size = torch.Size(shape).numel()
+        flat = (self.zeros if zeros else self.random)[self.used : self.used + size]
+        self.used += size
+        if self.setting.channels_last and len(shape) == 4:
+            b, c, h, w = shape
+            return flat.view(b, h, w, c).permute(0, 3, 1, 2)
+        return flat.view(shape)
+
+
+class Builder:
+    """Builds layers to be timed; layers of one signature share their weights only if they must."""
+
+    def __init__(self, work: Sequence[tuple[LayerSpec, Widths]], setting: Setting) -> None:
+        """``work`` lists all that is going to be built."""
+        self.setting = setting
+        elements = max(_input_elements(spec, setting.batch_size) for spec, _ in work)
+        self.pool = InputPool(setting, elements)
+        params = sum(spec.params_coefficients.at(*widths) for spec, widths in work)
+        self.own = params * setting.dtype.itemsize <= MAX_OWN_BYTES
+        self._shared: dict[tuple[str, int, int], Case] = {}
+
+    def case(self, spec: LayerSpec, in_channels: int, out_channels: int) -> Case:
+        key = (spec.signature, in_channels, out_channels)
+        if key in self._shared:
+            return self._shared[key]
+        s = self.setting
+        self.pool.reset()
+        function, x = build(
+            spec,
+            in_channels,
+            out_channels,
+            s.batch_size,
+            s.dtype,
+            s.device,
+            s.channels_last,
+            self.pool,
+        )
+        case = call_of(function, x)
+        if not self.own or not spec.params:
+            self._shared[key] = case
+        return case
+
+
+def _input_elements(spec: LayerSpec, batch_size: int) -> int:
+    assert spec.operation is not None
+    shapes = [t.at(spec.in_channels, batch_size) for t in spec.operation.tensors()]
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def place(model: nn.Module, setting: Setting) -> nn.Module:
+    network = copy.deepcopy(model).to(device=setting.device, dtype=setting.dtype).eval()
+    if setting.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return network
+
+
+def example_input(setting: Setting, size: tuple[int, int, int]) -> Tensor:
+    x = torch.rand(setting.batch_size, *size, device=setting.device).to(setting.dtype)
+    return x.contiguous(memory_format=torch.channels_last) if setting.channels_last else x
+
+
+def call_of(function: Callable[[Tensor], object], x: Tensor) -> Case:
+    return lambda: function(x)
+
+
+@contextmanager
+def pinned(setting: Setting, threads: int) -> Iterator[None]:
+    """Threads, random state and the CUDA library's choices, as recorded in the workload.
+
+    All are put back afterwards but the C library's habit of returning memory (``allocator.py``).
+    """
+    keep_freed_memory()
+    devices = [setting.device] if setting.device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(fixed_threads(threads))
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.backends.cudnn.flags(benchmark=False, allow_tf32=False))
+        torch.manual_seed(0)
+        yield

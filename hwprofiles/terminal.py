@@ -1,0 +1,133 @@
+"""What the command lines of both packages share: the application, errors, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+# Written to a file, a table may be as wide as it needs to be.
+console = Console(width=None if sys.stdout.isatty() else 200)
+
+
+EXIT_DIFFERENT = 1
+
+
+EXIT_USER_ERROR = 2
+
+
+EXIT_ABORTED = 130
+
+
+# The base of typer's own errors; the module that holds it has moved between typer's versions.
+_UsageError: type[Exception] = next(
+    c
+    for c in typer.BadParameter.__mro__
+    if issubclass(c, Exception) and c.__name__ == "ClickException"
+)
+
+
+def new_app(name: str, about: str, version: str) -> typer.Typer:
+    """A command line that looks like the other package's, with --version."""
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            print(f"{name} {version}")
+            raise typer.Exit
+
+    app = typer.Typer(
+        name=name,
+        help=about,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+    # As a default and not as an annotation, which would be looked up outside this function.
+    wanted = typer.Option(
+        False, "--version", callback=show_version, is_eager=True, help="Show the version."
+    )
+
+    @app.callback(help=about)
+    def options(version: bool = wanted) -> None:
+        pass
+
+    return app
+
+
+def run_app(
+    application: typer.Typer,
+    args: Sequence[str] | None = None,
+    extras: Mapping[str, str] | None = None,
+) -> NoReturn:
+    """Run a typer application and exit; a user's mistake is one line on stderr and exit code 2.
+
+    Args:
+        application: whose commands raise ValueError or OSError for mistakes.
+        args: default is the command line; none at all shows the help.
+        extras: optional library -> the command that brings it.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        code = application(args=given or ["--help"], standalone_mode=False)
+    except (ValueError, OSError, _UsageError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_extra(error, extras or {})}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except typer.Abort:
+        raise SystemExit(EXIT_ABORTED) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def missing_extra(error: ModuleNotFoundError, extras: Mapping[str, str]) -> str:
+    """What to install, in words.
+
+    Raises:
+        ModuleNotFoundError: the same, where it is not one of ``extras`` that is missing.
+    """
+    library = (error.name or "").partition(".")[0]
+    if library not in extras:
+        raise error
+    return f"{library} is not installed; {extras[library]} brings it"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    # typer's own errors name the option in format_message only.
+    message = getattr(error, "format_message", error.__str__)()
+    return " ".join(message.split()) or type(error).__name__
+
+
+@contextmanager
+def progress_bar() -> Iterator[Any]:
+    """Yields the ``progress`` callback (stage, done, total) that draws one bar a stage."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    bars = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            bars.start()
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if tasks:
+            bars.stop()

@@ -1,0 +1,94 @@
+"""Tiny networks of timm's transformer-like classes that no entry point builds so small."""
+
+from __future__ import annotations
+
+from timm.models import (
+    cpubone,
+    efficientvim,
+    efficientvit_mit,
+    efficientvit_msra,
+    gemma4_vit,
+    iformer,
+    lowformer,
+    shvit,
+    swiftformer,
+)
+from torch import Tensor, nn
+
+from tests.support.tiny import tiny
+
+_MSRA = {"embed_dim": (16, 32, 32), "depth": (1, 1, 1), "num_heads": (2, 2, 2)}
+tiny("msra", efficientvit_msra.EfficientVitMsra, img_size=128, key_dim=(4, 4, 4), **_MSRA)
+_SHVIT = {"embed_dim": (16, 32, 32), "partial_dim": (8, 8, 8), "qk_dim": (4, 4, 4)}
+tiny("shvit", shvit.SHViT, types=("i", "s", "s"), depth=(1, 1, 1), **_SHVIT)
+_STAGES = {"width_list": [8, 8, 16, 16, 32], "depth_list": [1, 1, 1, 1, 1], "head_widths": (16, 16)}
+tiny("lowformer", lowformer.LowFormer, **_STAGES)
+tiny("lowformer_separate", lowformer.LowFormer, fused_conv=False, **_STAGES)
+tiny("cpubone", cpubone.CPUBone, proj_drop_rate=0.0, **_STAGES)
+tiny(
+    "iformer",
+    iformer.IFormer,
+    dims=(8, 8, 16, 16),
+    depths=(1, 1, 4, 3),
+    attn_groups=(0, 0, 1, 1),
+    layer_scale_init_value=0.5,
+)
+tiny(
+    "swiftformer",
+    swiftformer.SwiftFormer,
+    layers=[1, 1, 2, 1],
+    embed_dims=[8, 8, 16, 16],
+    layer_scale_init_value=0.5,
+)
+tiny(
+    "efficientvim",
+    efficientvim.EfficientViM,
+    embed_dim=(16, 16, 32),
+    depths=(1, 1, 1),
+    state_dim=(8, 8, 4),
+)
+
+
+def _gemma4(**kwargs: object) -> nn.Module:
+    """With bounds that do clip, and do not leave a zero as it is."""
+    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 4, "head_dim": 8, "intermediate_size": 48}
+    model = gemma4_vit.Gemma4VitClassifier(
+        img_size=64, position_embedding_size=16, use_clipped_linears=True, **sizes, **kwargs
+    )
+    for module in model.modules():
+        if isinstance(module, gemma4_vit.Gemma4ClippableLinear):
+            bounds = {"input_min": 0.05, "input_max": 1.0, "output_min": -1.0, "output_max": 0.8}
+            for name, value in bounds.items():
+                getattr(module, name).fill_(value)
+    return model
+
+
+tiny("gemma4", _gemma4)
+
+
+def _in_double(self: efficientvit_mit.LiteMLA, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """LiteMLA's attention without its rounding to single precision."""
+    out = q @ (k.transpose(-1, -2) @ v)
+    return out[..., :-1] / (out[..., -1:] + self.eps)
+
+
+def _in_doubles(cls: type[nn.Module]) -> type[nn.Module]:
+    """Models of ``cls`` whose attentions compute in the precision of their input.
+
+    Rounding to single precision turns the last digit of a double, which depends on the order of
+    sums, into one of a single: nothing could be compared to twelve digits.
+    """
+
+    def build(**kwargs: object) -> nn.Module:
+        model = cls(**kwargs)
+        for module in model.modules():
+            if isinstance(module, efficientvit_mit.LiteMLA):
+                module._attn = _in_double.__get__(module)
+        return model
+
+    return build  # type: ignore[return-value]
+
+
+_MIT = {"widths": (8, 8, 16, 16, 32), "depths": (1, 2, 2, 2, 2), "head_widths": (16, 16)}
+tiny("efficientvit", _in_doubles(efficientvit_mit.EfficientVit), head_dim=8, **_MIT)
+tiny("efficientvit_large", _in_doubles(efficientvit_mit.EfficientVitLarge), head_dim=8, **_MIT)
