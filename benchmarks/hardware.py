@@ -15,9 +15,9 @@ the end every network is measured in all settings.
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again; ``--report-only`` takes what is finished. Measuring
 wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run; those that are
-not here stay, and are measured again like the others), docs/hardware_allocations.csv (what everything
-was worth in the searches), the profiles and images in docs/hardware, and the tables in
-docs/hardware.md and README.md.
+not here stay, and are measured again like the others), docs/hardware_allocations.csv (how
+important everything was in the searches), the profiles and images in docs/hardware, and the tables
+in docs/hardware.md and README.md.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ import pandas as pd
 import shapes
 import timm
 import torch
+from cpt_nas.train.runs import load_runs
 from shapes import MODEL, SETTINGS, SIZE, Shape
 
 import hwprofiles
-from cpt_nas.train.runs import load_runs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -20,8 +20,8 @@ from torch import nn
 
 import cpt_nas  # noqa: F401  (registers cpt_resnet20)
 import hwprofiles
-from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.costs.cost_model import build_cost, predict_latency
+from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, cut_to, dense_structure
 
 MODEL, SIZE, CLASSES = "cpt_resnet20", 32, 10

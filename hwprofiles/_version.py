@@ -1,3 +1,3 @@
-"""The version of the distribution that holds hwprofiles and cpt_nas."""
+"""The version of the distribution; read without importing anything else."""
 
 __version__ = "0.1.0"

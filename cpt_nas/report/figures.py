@@ -7,41 +7,35 @@ dark page, and in print.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from cpt_nas.report.axes import (
+    COLORS,
+    DENSE_COLOR,
+    WIDTH,
+    cell_borders,
+    from_zero,
+    history_lines,
+    layer_ticks,
+    legend_above,
+    legend_below,
+    new_figure,
+    or_nan,
+    plain_axes,
+    run_styles,
+    wrapped,
+)
 from cpt_nas.report.tables import cross_table, removed, three_digits, weight_layers
 
 # Okabe and Ito's colours, told apart with colour-blind eyes and in grey; yellow left out.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DENSE_COLOR = "#777777"
 GONE_COLOR = "#e4e4e4"
-WIDTH = 9.0  # inches
-LEGEND_CHARACTERS = 130  # that fit side by side
-MOST_TICKS = 60  # layer names on one axis before some are left out
-
-
-def run_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour, line and marker for each run, the same in every figure; no two of 28 are alike."""
-    n = len(COLORS)
-    return {
-        name: {
-            "color": COLORS[i % n],
-            "linestyle": LINES[i // n % len(LINES)],
-            "marker": MARKERS[(i + i // n) % len(MARKERS)],
-        }
-        for i, name in enumerate(names)
-    }
 
 
 def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
@@ -49,7 +43,7 @@ def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
     weights = weight_layers(layers)
     gone = removed(weights).to_numpy()
     at = np.arange(len(weights))
-    figure = _figure(height=5.6)
+    figure = new_figure(height=5.6)
     axes = figure.subplots(2, 1, sharex=True)
     for ax, what, label in zip(axes, ("macs", "params"), ("MACs", "parameters"), strict=True):
         for i in at[gone]:
@@ -59,13 +53,13 @@ def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
         ax.plot(at, left, "o-", color=COLORS[0], ms=4, lw=1.5)
         ax.set_yscale("log")
         ax.set_ylabel(f"{label} (log scale)")
-        _plain(ax)
+        plain_axes(ax)
         ax.grid(axis="x", visible=False)
-    _layer_ticks(axes[1], list(weights["name"]))
+    layer_ticks(axes[1], list(weights["name"]))
     axes[1].set_xlim(-0.6, len(weights) - 0.4)
     lines = axes[0].get_lines()
     handles = [lines[0], lines[1], Patch(color=GONE_COLOR)]
-    _legend_above(axes[0], handles, ["dense", "after the search", "removed"])
+    legend_above(axes[0], handles, ["dense", "after the search", "removed"])
     figure.suptitle(f"{name}: {int((~gone).sum())} of {len(weights)} weight layers left")
     return figure
 
@@ -73,7 +67,7 @@ def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
 def units_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Units left in every group, a panel a run, one model (paper's Figure 3)."""
     at = np.arange(len(structures))
-    figure = _figure(height=1.0 + 1.5 * len(names))
+    figure = new_figure(height=1.0 + 1.5 * len(names))
     axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for ax, name in zip(axes, names, strict=True):
         ax.bar(at, structures["total"], width=0.8, color=GONE_COLOR, label="dense")
@@ -81,12 +75,12 @@ def units_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
         ax.set_title(name, fontsize=9, loc="left")
         ax.set_ylabel("units")
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _plain(ax)
+        plain_axes(ax)
         ax.grid(axis="x", visible=False)
-    _layer_ticks(axes[-1], group_labels(structures))
+    layer_ticks(axes[-1], group_labels(structures))
     axes[-1].set_xlim(-0.6, len(structures) - 0.4)
     handles, labels = axes[0].get_legend_handles_labels()
-    _legend_above(axes[0], handles, labels)
+    legend_above(axes[0], handles, labels)
     return figure
 
 
@@ -95,7 +89,9 @@ def structures_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
     kept = structures[list(names)].to_numpy()
     totals = structures["total"].to_numpy()
     share = np.where(kept > 0, kept / totals[:, None], np.nan)
-    figure = _figure(width=min(WIDTH, 3.2 + 1.5 * len(names)), height=1.3 + 0.26 * len(structures))
+    figure = new_figure(
+        width=min(WIDTH, 3.2 + 1.5 * len(names)), height=1.3 + 0.26 * len(structures)
+    )
     ax = figure.subplots()
     colors = matplotlib.colormaps["Blues"].with_extremes(bad=GONE_COLOR)
     image = ax.imshow(share, aspect="auto", cmap=colors, norm=Normalize(0, 1))
@@ -104,38 +100,38 @@ def structures_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
         text = "" if np.isnan(value) else "removed" if value == 0 else f"{value:.0f}/{totals[row]}"
         color = "white" if share[row, column] > 0.6 else "#333333"
         ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
-    ax.set_xticks(range(len(names)), [_wrapped(name) for name in names], fontsize=8)
+    ax.set_xticks(range(len(names)), [wrapped(name) for name in names], fontsize=8)
     ax.xaxis.tick_top()
     ax.set_yticks(range(len(structures)), group_labels(structures), fontsize=7)
-    _cell_borders(ax, *share.shape)
+    cell_borders(ax, *share.shape)
     figure.colorbar(image, ax=ax, label="share of units left", fraction=0.05, pad=0.03)
     return figure
 
 
 def training_load_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """MACs spent so far over what the dense network would have spent (paper's Figure 4)."""
-    figure = _figure(height=3.6)
+    figure = new_figure(height=3.6)
     ax = figure.subplots()
-    _history_lines(ax, histories, "train_load")
+    history_lines(ax, histories, "train_load")
     ax.axhline(1, color=DENSE_COLOR, lw=0.8, ls=(0, (4, 4)))
     ax.set_ylabel("cumulative training load\n(share of the dense network's MACs)")
-    _from_zero(ax)
+    from_zero(ax)
     ax.set_xlabel("epoch")
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
 def progress_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Test accuracy and expected cost, over epochs."""
-    figure = _figure(height=5.4)
+    figure = new_figure(height=5.4)
     axes = figure.subplots(2, 1, sharex=True)
-    _history_lines(axes[0], histories, "test_acc")
+    history_lines(axes[0], histories, "test_acc")
     axes[0].set_ylabel("test accuracy (%)")
-    _history_lines(axes[1], histories, "expected_cost")
+    history_lines(axes[1], histories, "expected_cost")
     axes[1].set_ylabel("expected cost\n(share of the dense network's)")
-    _from_zero(axes[1])
+    from_zero(axes[1])
     axes[1].set_xlabel("epoch")
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -143,7 +139,7 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
     """The search over its steps: log gamma, cost and target, and theta's histogram."""
     columns = [str(c) for c in trace.columns]
     charged = [c.removeprefix("log_gamma:") for c in columns if c.startswith("log_gamma:")]
-    figure = _figure(height=6.4)
+    figure = new_figure(height=6.4)
     axes = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.3, 1.3])
     steps = trace["step"].to_numpy()
     for i, measure in enumerate(charged):
@@ -159,9 +155,9 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
         axes[0].set_yscale("log")
     axes[1].set_ylabel("share of the\ndense network's cost")
     for ax in axes[:2]:
-        _plain(ax)
+        plain_axes(ax)
         ax.legend(frameon=False, fontsize=8)
-    _from_zero(axes[1])
+    from_zero(axes[1])
     counts = trace[[c for c in columns if c.startswith("theta_")]].to_numpy(dtype=float).T
     edges = np.concatenate([[2 * steps[0] - steps[1] if len(steps) > 1 else 0], steps])
     shown = np.where(counts > 0, counts, np.nan)
@@ -195,7 +191,7 @@ def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
     ratios = allocations.pivot_table(index="label", columns="step", values="ratio").loc[rows]
     kept = allocations.pivot_table(index="label", columns="step", values="kept").loc[rows]
     width = min(WIDTH, 3.5 + 0.4 * len(steps))
-    figure = _figure(width=width, height=1.6 + 0.22 * len(rows))
+    figure = new_figure(width=width, height=1.6 + 0.22 * len(rows))
     ax = figure.subplots()
     colors = matplotlib.colormaps["RdBu"].with_extremes(bad="white")
     shown = ratios.clip(lower=0.1).to_numpy()
@@ -206,7 +202,7 @@ def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
     ax.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
     ax.set_yticks(range(len(rows)), rows, fontsize=7)
     ax.set_xlabel("step")
-    _cell_borders(ax, len(rows), len(steps))
+    cell_borders(ax, len(rows), len(steps))
     figure.colorbar(image, ax=ax, label="importance per cost / threshold", pad=0.02)
     figure.suptitle(name)
     return figure
@@ -223,8 +219,8 @@ def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) ->
     ms = shown.to_numpy()
     predicted_ms = cross_table(latency, names, "predicted").to_numpy()
     rows, columns = ms.shape
-    slowest = np.array([_or_nan(np.nanmax, ms[:, c]) for c in range(columns)])
-    figure = _figure(width=min(WIDTH, 3.2 + 2.2 * columns), height=1.5 + 0.5 * rows)
+    slowest = np.array([or_nan(np.nanmax, ms[:, c]) for c in range(columns)])
+    figure = new_figure(width=min(WIDTH, 3.2 + 2.2 * columns), height=1.5 + 0.5 * rows)
     ax = figure.subplots()
     colors = matplotlib.colormaps["YlGnBu"].with_extremes(bad=GONE_COLOR)
     image = ax.imshow(ms / slowest, aspect="auto", cmap=colors, norm=Normalize(0, 1.3))
@@ -242,10 +238,10 @@ def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) ->
             frame = Rectangle((column - 0.48, best - 0.46), 0.96, 0.92, fill=False, lw=2.5)
             frame.set_edgecolor(COLORS[1])
             ax.add_patch(frame)
-    ax.set_xticks(range(columns), [_wrapped(c) for c in shown.columns], fontsize=9)
+    ax.set_xticks(range(columns), [wrapped(c) for c in shown.columns], fontsize=9)
     ax.xaxis.tick_top()
-    ax.set_yticks(range(rows), [_wrapped(name) for name in names], fontsize=9)
-    _cell_borders(ax, rows, columns)
+    ax.set_yticks(range(rows), [wrapped(name) for name in names], fontsize=9)
+    cell_borders(ax, rows, columns)
     label = f"{verb}, share of the slowest"
     bar = figure.colorbar(image, ax=ax, label=label, fraction=0.06, pad=0.03)
     bar.ax.set_ylim(0, 1)
@@ -258,7 +254,7 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
     Dashed: the Pareto front, no run is both faster and more accurate than its corners.
     """
     settings = list(dict.fromkeys(latency["profile"]))
-    figure = _figure(height=3.8)
+    figure = new_figure(height=3.8)
     axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     styles = run_styles(list(runs["name"]))
     accuracy = dict(zip(runs["name"], runs["accuracy"], strict=True))
@@ -282,16 +278,16 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
         here = known[known["profile"] == setting]
         front = pareto(here[f"{what}_s"] * 1e3, here["run"].map(accuracy))
         ax.step(*front, where="post", color=DENSE_COLOR, lw=1, ls="--", zorder=0)
-        ax.set_title(_wrapped(setting, 34), fontsize=9)
+        ax.set_title(wrapped(setting, 34), fontsize=9)
         ax.set_xlabel(f"{what} latency of a batch (ms)")
         ax.set_xlim(0, 1.05 * ax.get_xlim()[1])
-        _plain(ax)
+        plain_axes(ax)
     shown = runs["accuracy"][runs["name"].isin(known["run"])]
     margin = max(0.5, 0.15 * (shown.max() - shown.min()))
     if shown.notna().any():
         axes[0].set_ylim(shown.min() - margin, shown.max() + margin)
     axes[0].set_ylabel("test accuracy (%)")
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -314,88 +310,3 @@ def group_labels(structures: pd.DataFrame) -> list[str]:
 
 
 # ---- shared -----------------------------------------------------------------------------------
-
-
-def _figure(width: float = WIDTH, height: float = 4.0) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _history_lines(ax: Axes, histories: Mapping[str, pd.DataFrame], column: str) -> None:
-    for name, style in run_styles(list(histories)).items():
-        history = histories[name]
-        few = len(history) <= 40
-        shown = style | {"marker": style["marker"] if few else "", "ms": 4, "lw": 1.6}
-        ax.plot(history["epoch"], history[column], label=name, **shown)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(ax)
-
-
-def _layer_ticks(ax: Axes, names: Sequence[str]) -> None:
-    every = -(-len(names) // MOST_TICKS)
-    at = range(0, len(names), every)
-    ax.set_xticks(at, [names[i] for i in at], rotation=90, fontsize=7)
-
-
-def _legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    ax.legend(
-        handles,
-        labels,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=len(labels),
-        frameon=False,
-        fontsize=8,
-    )
-
-
-def _legend_below(figure: Figure) -> None:
-    """One legend for all axes under them, the figure taller by its rows."""
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    if not entries:
-        return
-    columns = max(1, min(len(entries), LEGEND_CHARACTERS // (max(map(len, entries)) + 8)))
-    rows = -(-len(entries) // columns)
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * rows)
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=8,
-    )
-
-
-def _plain(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color="#dddddd", lw=0.6)
-    ax.set_axisbelow(True)
-
-
-def _from_zero(ax: Axes) -> None:
-    ax.set_ylim(0, 1.02 * ax.get_ylim()[1])
-
-
-def _cell_borders(ax: Axes, rows: int, columns: int) -> None:
-    ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", lw=1.5)
-    ax.tick_params(which="both", length=0)
-    ax.spines[:].set_visible(False)
-
-
-def _wrapped(text: str, width: int = 18) -> str:
-    """Broken after -, _ or / into lines of about ``width``."""
-    lines = [""]
-    for i, character in enumerate(text):
-        lines[-1] += character
-        if character in "-_/ " and len(lines[-1]) > width / 2 and len(text) - i > width / 3:
-            lines.append("")
-    return "\n".join(lines) if len(text) > width else text
-
-
-def _or_nan(function: Any, values: np.ndarray) -> float:
-    return float(function(values)) if np.isfinite(values).any() else float("nan")

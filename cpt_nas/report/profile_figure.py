@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from cpt_nas.report.figures import COLORS
+from cpt_nas.report.axes import COLORS
 from hwprofiles.schema import ValidatedNetwork, Validation
 
 

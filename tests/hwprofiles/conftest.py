@@ -4,16 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from stand_ins import FakeClock, TinyNet
 
 import hwprofiles
 from hwprofiles import Profile, timing
+from hwprofiles.runtimes import timers
+from tests.support.stand_ins import FakeClock, TinyNet
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     # Whether the real machine was interrupted or busy says nothing about fake time.
-    monkeypatch.setattr(timing, "_involuntary_switches", lambda: 0)
+    monkeypatch.setattr(timers, "_involuntary_switches", lambda: 0)
     monkeypatch.setattr(timing.ContentionMeter, "read", lambda self, threads: None)
     return FakeClock()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stand_ins import TinyNet
 from torch import nn
 
 import hwprofiles
@@ -17,6 +16,7 @@ from hwprofiles.candidates import time_candidates
 from hwprofiles.profile_file import parse
 from hwprofiles.timing import Measurement, Rounds
 from hwprofiles.validation import alone, scores
+from tests.support.stand_ins import TinyNet
 
 Truth = Callable[[Candidate], float]
 

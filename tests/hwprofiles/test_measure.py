@@ -10,13 +10,13 @@ import time
 import pytest
 import timm
 import torch
-from stand_ins import TinyNet
 from torch import nn
 
 import hwprofiles
 from hwprofiles import Profile, measure, memory, trace
 from hwprofiles.contention import ContentionMeter
 from hwprofiles.runtimes.eager import InputPool, Setting
+from tests.support.stand_ins import TinyNet
 
 QUICK = {"rounds": 10, "min_s": 0.0}
 

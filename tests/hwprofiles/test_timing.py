@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from stand_ins import FakeClock
 
-from hwprofiles import timing
 from hwprofiles.fit import Point, fit_layer
 from hwprofiles.layers import Coefficients
+from hwprofiles.runtimes import timers
 from hwprofiles.runtimes.timers import CpuTimer, CudaTimer
 from hwprofiles.timing import Measurement, Rounds, measure_rounds
+from tests.support.stand_ins import FakeClock
 
 
 def rounds_on(clock: FakeClock, costs: dict[str, float], **settings: float) -> Rounds:
@@ -104,7 +104,7 @@ def test_interrupted_readings_are_dropped(
         switches += interrupted
         clock.now += 3e-3 if interrupted else 1e-3
 
-    monkeypatch.setattr(timing, "_involuntary_switches", lambda: switches)
+    monkeypatch.setattr(timers, "_involuntary_switches", lambda: switches)
     chain = [("a", sometimes_interrupted)]
     timed = measure_rounds({}, clock.work(1e-4), CpuTimer(clock), [chain], rounds=40)
     assert timed.measurements["a"].times_s == pytest.approx([1e-3] * timed.measurements["a"].n)
@@ -114,7 +114,7 @@ def test_interrupted_readings_are_dropped(
 def test_if_all_is_interrupted_the_readings_stay(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "_involuntary_switches", lambda: clock.random.random())
+    monkeypatch.setattr(timers, "_involuntary_switches", lambda: clock.random.random())
     assert rounds_on(clock, {"a": 1e-3}).measurements["a"].n >= 10
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from cpt_nas.train import checkpoint
 from cpt_nas.train.recipe import Recipe
 
 QUIET = Console(quiet=True)
@@ -48,9 +49,7 @@ class Stop(Exception):
 
 def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch):
     """Make train() fail right after its n-th checkpoint."""
-    import cpt_nas.train.train as module
-
-    save, done = module._save, []
+    save, done = checkpoint.save_checkpoint, []
 
     def saving(*arguments: object) -> None:
         save(*arguments)
@@ -58,5 +57,5 @@ def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch):
         if len(done) == epochs:
             raise Stop
 
-    monkeypatch.setattr(module, "_save", saving)
-    return lambda: monkeypatch.setattr(module, "_save", save)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", saving)
+    return lambda: monkeypatch.setattr(checkpoint, "save_checkpoint", save)

@@ -24,9 +24,7 @@ SIZE = (3, 32, 32)
 def make(case: str, calibration: dict[str, object] | None = None) -> tuple[nn.Module, CostModel]:
     model = build(case)
     profile = synthetic_profile(model, calibration=calibration)
-    return model, build_cost(
-        model, torch.zeros(1, *SIZE).double(), find_branches(model), profile
-    )
+    return model, build_cost(model, torch.zeros(1, *SIZE).double(), find_branches(model), profile)
 
 
 def widths(structure: Structure) -> list[tuple[int, int]]:

@@ -62,7 +62,9 @@ def test_soft_cost_at_integer_widths_is_the_profile_of_the_cut_network(case: str
 
 def test_monotone_and_not_negative_in_every_theta(case: str) -> None:
     model = build(case)
-    cost = build_cost(model, EXAMPLE, find_branches(model), synthetic_profile(model, calibration=CALIBRATION))
+    cost = build_cost(
+        model, EXAMPLE, find_branches(model), synthetic_profile(model, calibration=CALIBRATION)
+    )
     full = dense_structure(find_branches(model), "", {})
     branches, units = structure_theta(full)
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +88,9 @@ def test_monotone_and_not_negative_in_every_theta(case: str) -> None:
 def test_a_closed_branch_costs_nothing(case: str) -> None:
     """Its layers' share is zero, whatever its units are; the calibration's constant goes, too."""
     model = build(case)
-    cost = build_cost(model, EXAMPLE, find_branches(model), synthetic_profile(model, calibration=CALIBRATION))
+    cost = build_cost(
+        model, EXAMPLE, find_branches(model), synthetic_profile(model, calibration=CALIBRATION)
+    )
     full = dense_structure(find_branches(model), "", {})
     branches, units = structure_theta(full)
     closed = {n: torch.zeros(1) for n in branches}

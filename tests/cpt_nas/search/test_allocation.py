@@ -85,7 +85,7 @@ def test_a_group_without_units_takes_its_branch_along_where_that_may_go() -> Non
     assert kept(by_theta(branches, 1, 0.5)) == {"b0": 0, "b1": 1}
 
 
-def test_what_is_worth_least_for_its_cost_closes_first() -> None:
+def test_the_least_important_for_its_cost_closes_first() -> None:
     """b0 costs 14, b1 18: at equal importance b1 goes, at 14 : 20 it stays."""
     for importance, left in ((1.0, {"b0": 4, "b1": 0}), (20 / 14, {"b0": 0, "b1": 4})):
         branches = {
@@ -124,7 +124,7 @@ def test_of_plans_that_cannot_be_told_apart_the_most_parameters_stay() -> None:
         assert decided(branches, 5 + 14 + 18 - 3)[1] == left
 
 
-def test_units_are_worth_more_the_fewer_they_are() -> None:
+def test_units_are_more_important_the_fewer_they_are() -> None:
     """Two groups of one importance_per_cost shrink alike, not one of them to nothing."""
     branches = {
         "b0": branch(1.0, [1.0] * 8, importance=9, each=0.1),

@@ -19,7 +19,6 @@ from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, cut_to, load_structure
 from cpt_nas.search.budgets import BudgetError
 from cpt_nas.sections import ConfigError
-from cpt_nas.train import checkpoint
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.train import train
 from tests.support.networks import build
@@ -314,25 +313,12 @@ def test_a_checkpoint_of_other_budgets_is_refused() -> None:
         cpt_nas.attach(build("basic"), X, params_budget=0.5, ramp_steps=5).load_state_dict(state)
 
 
-def test_a_run_from_before_budgets_resumes(tmp_path, monkeypatch) -> None:
-    restore = interrupted_after(1, monkeypatch)
-    with pytest.raises(Stop):
-        train(recipe(), tmp_path / "run", console=QUIET)
-    restore()
-    path = tmp_path / "run" / "last.pth.tar"
-    saved = checkpoint.load(path, torch.device("cpu"))
-    for name in ("levels", "forced", "undecided_at_freeze", "trace", "removed"):
-        del saved["search"][name]
-    checkpoint.save(saved, path)
-    assert train(recipe(), tmp_path / "run", resume=True, console=QUIET)["status"] == "finished"
-
-
 def test_a_strong_level_from_the_start_prunes_too_early_and_a_budget_does_not(tmp_path) -> None:
     """The failure that the papers' analysis is about, built on purpose.
 
     Before the weights have learnt anything, removing anything seems to cost nothing. Under a
-    constant high price the network is gone within the first epochs; under a budget it keeps what it asks for
-    and learns.
+    constant high price the network is gone within the first epochs; under a budget it keeps what
+    it asks for and learns.
     """
     common: dict[str, Any] = {
         "model": {"kwargs": {"layers": [2, 2, 2], "channels": [8, 16, 16]}},

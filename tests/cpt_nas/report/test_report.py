@@ -17,10 +17,10 @@ from PIL import Image
 from rich.console import Console
 
 import hwprofiles
-from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.export import build, export
+from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, dense_structure
-from cpt_nas.report import figures, tables
+from cpt_nas.report import axes, figures, tables
 from cpt_nas.report.report import report
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.run_folder import load_runs, short_names
@@ -87,6 +87,9 @@ def history(epochs, searching):
             "step": 10 * e,
             "lr": 0.1,
             "log_gamma": np.nan,
+            "train_loss": 1.0 / e,
+            "train_acc": 50.0 + 10 * e,
+            "test_loss": 1.0 / e,
             "test_acc": 50.0 + 10 * e,
             "expected_cost": share,
             "macs": 1000 * share,
@@ -95,7 +98,9 @@ def history(epochs, searching):
             "params_ratio": share,
             "branches_left": np.where(share < 1, 2, 3),
             "units_left": np.where(share < 1, 11, 20),
+            "undecided": 0.0,
             "epoch_s": 20.0,
+            "train_macs": 1000.0,
             "train_load": np.cumsum(share) / e,
         }
     )
@@ -139,7 +144,7 @@ def add_export(folder):
 
 @pytest.fixture(autouse=True)
 def coarse_figures(monkeypatch):
-    monkeypatch.setattr("cpt_nas.report.DPI", 40)
+    monkeypatch.setattr("cpt_nas.report.report.DPI", 40)
 
 
 @pytest.fixture
@@ -381,7 +386,7 @@ def test_the_runs_own_profile_is_the_default(runs, profile, tmp_path):
 
 
 def test_no_two_runs_look_alike():
-    styles = figures.run_styles([str(i) for i in range(28)]).values()
+    styles = axes.run_styles([str(i) for i in range(28)]).values()
     assert len({(s["color"], s["marker"]) for s in styles}) == 28
     assert len({(s["color"], s["linestyle"]) for s in styles}) == 28
 
@@ -418,7 +423,7 @@ def test_measured_latency(runs, profile, stopwatch, tmp_path):
 
 
 def test_measuring_for_real(runs, profile, tmp_path, monkeypatch):
-    monkeypatch.setattr("cpt_nas.latency.MEASURED_S", 0.1)
+    monkeypatch.setattr("cpt_nas.report.latency.MEASURED_S", 0.1)
     for folder in runs:
         add_export(folder)
     report(runs, tmp_path / "out", [profile("home")], measure=True, console=QUIET)
@@ -480,8 +485,8 @@ def test_the_page_holds_everything(runs, profile, stopwatch, tmp_path):
     assert "prefers-color-scheme: dark" in page
     assert ">nan<" not in page.lower()
     left = sorted(p.name for p in (tmp_path / "out").iterdir())
-    first = ["budgets.csv", "cross.csv", "figures", "history.csv", "latency.csv", "layers.csv"]
-    first.append("allocations.csv")
+    first = ["allocations.csv", "budgets.csv", "cross.csv", "figures", "history.csv"]
+    first += ["latency.csv", "layers.csv"]
     assert left == [*first, "report.html", "runs.csv", "search.csv", "structures.csv"]
 
 
@@ -634,7 +639,7 @@ def refuse(message, out, *arguments, **kwargs):
         ("layers.csv", "name,type\na,b\n", "layers.csv has no column branch, macs_dense"),
         ("history.csv", None, "has no history.csv"),
         ("history.csv", "", "history.csv is not a CSV table"),
-        ("history.csv", "epoch\nx\n", "history.csv has no column test_acc"),
+        ("history.csv", "epoch\nx\n", "history.csv has no column step, lr"),
     ],
 )
 def test_a_faulty_run_folder_is_named(runs, tmp_path, file, content, message):
@@ -732,13 +737,15 @@ def allocations() -> pd.DataFrame:
                     "theta": 0.9,
                     "importance": 0.02,
                     "marginal_cost": 0.1,
+                    "noise": 0.01,
+                    "params": 0.1,
                     "importance_per_cost": 0.2,
                 }
                 rows.append(cells | {"kept": kept})
     return pd.DataFrame(rows)
 
 
-def test_what_everything_was_worth_is_drawn_where_there_was_a_price() -> None:
+def test_importance_is_drawn_where_there_was_a_threshold() -> None:
     figure = figures.importance_figure(allocations(), "x")
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "a / g", "b", "b / g"]
@@ -770,7 +777,7 @@ def test_a_promise_that_is_not_kept_is_said(
     assert cross.loc["searched", "measured_ms:home"] == pytest.approx(2.0)
     assert len(pd.read_csv(out / "search.csv")) == 3
     assert (out / "figures" / "search_searched.png").exists()
-    assert (out / "figures" / "worth_searched.png").exists()
+    assert (out / "figures" / "importance_searched.png").exists()
     assert len(pd.read_csv(out / "allocations.csv")) == len(allocations())
 
 

@@ -9,19 +9,19 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hwprofiles import Profile, cli, load, save
+from hwprofiles import Profile, cli, load, options, save, terminal
 from hwprofiles.profile_file import parse
 
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.console, "width", 300)
+    monkeypatch.setattr(terminal.console, "width", 300)
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        cli.run_app(cli.app, args)
+        terminal.run_app(cli.app, args)
     captured = capsys.readouterr()
     assert isinstance(stopped.value.code, int)
     return stopped.value.code, captured.out, captured.err
@@ -74,10 +74,10 @@ def test_measure_writes_a_profile(
 
 
 def test_the_size_is_the_models_own_where_none_is_given() -> None:
-    built, size = cli.create_models_at(["test_vit"], [], None, [])
+    built, size = options.create_models_at(["test_vit"], [], None, [])
     assert size == (3, 160, 160) and list(built) == ["test_vit"]
-    assert cli.create_models_at(["test_vit"], [], None, ["in_chans=1"])[1] == (1, 160, 160)
-    built, size = cli.create_models_at(["test_vit"], [], (1, 160, 160), [])
+    assert options.create_models_at(["test_vit"], [], None, ["in_chans=1"])[1] == (1, 160, 160)
+    built, size = options.create_models_at(["test_vit"], [], (1, 160, 160), [])
     assert size == (1, 160, 160) and built["test_vit"].patch_embed.proj.in_channels == 1
 
 
@@ -126,7 +126,7 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_page_of_the_schema_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "schema", "--markdown")
     assert code == 0
-    page = Path(__file__).parents[2] / "docs" / "profile_schema.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "profile_schema.md"
     assert page.read_text(encoding="utf-8") == out, "hwprofiles schema --markdown writes it"
     for field in ("contention", "by_form", "speed_up_error", "peak_analytic_bytes"):
         assert f"| `{field}` |" in out
@@ -199,6 +199,6 @@ def test_other_applications_can_use_the_wrapper(
         raise error
 
     with pytest.raises(SystemExit) as stopped:
-        cli.run_app(app, ["--really"])
+        terminal.run_app(app, ["--really"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {line}")

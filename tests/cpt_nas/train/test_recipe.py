@@ -9,9 +9,10 @@ import yaml
 
 from cpt_nas.search.settings import SearchConfig
 from cpt_nas.sections import ConfigError
+from cpt_nas.train import recipe as packaged
 from cpt_nas.train.recipe import Recipe, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = sorted(packaged.RECIPES.glob("*.yaml"))
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -182,7 +182,7 @@ def test_no_such_profile() -> None:
 def test_shipped_profiles_load_by_name(
     tiny_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hwprofiles.profile.SHIPPED", tmp_path)
+    monkeypatch.setattr("hwprofiles.profile_file.SHIPPED", tmp_path)
     save(tiny_profile, tmp_path / "some-device.yaml")
     assert load("some-device") == tiny_profile
 

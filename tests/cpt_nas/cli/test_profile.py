@@ -13,7 +13,7 @@ from matplotlib.collections import PathCollection
 import cpt_nas as package
 import hwprofiles
 from cpt_nas.report.profile_figure import validation_figure
-from hwprofiles import Profile, cli, memory
+from hwprofiles import Profile, cli, memory, terminal
 from hwprofiles.profile_file import parse
 from tests.support.networks import build
 from tests.support.profiles import synthetic_profile
@@ -34,7 +34,7 @@ search: {log_gamma: 0.1}
 def cpt_nas(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
     # Spares the start of another process, which takes seconds.
     monkeypatch.setattr(memory, "peak_measured_bytes", lambda *_: None)
-    monkeypatch.setattr(profile_commands.out, "width", 300)
+    monkeypatch.setattr(terminal.console, "width", 300)
     return Shell(monkeypatch, capfd)
 
 
@@ -94,12 +94,13 @@ def test_without_matplotlib_there_is_a_profile_and_no_picture(
 ) -> None:
     # As on a device where [train] was not installed.
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for name in [n for n in sys.modules if n.startswith(("matplotlib.", "cpt_nas.profile_plot"))]:
+    drawing = ("matplotlib.", "cpt_nas.report.profile_figure", "cpt_nas.report.figures")
+    for name in [n for n in sys.modules if n.startswith(drawing)]:
         monkeypatch.delitem(sys.modules, name)
     options = [*MODEL[1:], "--structures", "6", "--seconds", "0"]
     done = cpt_nas("validate-profile", "p.yaml", MODEL[0], *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    hint = "matplotlib is not installed; pip install -e '.[train]' brings it"
+    hint = "matplotlib is not installed; pip install 'cpt-nas[train]' brings it"
     assert f"no image: {hint}" in done.stdout
     assert hwprofiles.load(file).validation and {p.name for p in tmp_path.iterdir()} == {"p.yaml"}
 
@@ -176,7 +177,7 @@ def test_attach_refuses_it_too(file: Path) -> None:
     with pytest.raises(ValueError, match=r"device\.name: profile has abacus"):
         package.attach(model, x, profile)
     search = package.attach(model, x, profile, allow_foreign=True)
-    assert search.price.cost_name == "latency" and search.channel_divisor == 2
+    assert search.cost_name == "latency" and search.channel_divisor == 2
 
 
 def test_several_models_share_one_calibration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import timm
-import torch
 
 from cpt_nas.pruning.structure import load_structure
 from cpt_nas.train.train import train
-from tests.support.trainings import QUIET, Stop, interrupted_after, recipe, same, weights
+from tests.support.trainings import QUIET, Stop, interrupted_after, recipe, same
 
 
 def history(folder: Path) -> pd.DataFrame:
@@ -96,7 +95,7 @@ def test_a_killed_process_resumes(tmp_path) -> None:
     """SIGKILL at an arbitrary moment after the first checkpoint; then --resume finishes it."""
     long = recipe(train={"epochs": 25})
     (tmp_path / "recipe.yaml").write_text(long.to_yaml())
-    command = [sys.executable, "-m", "cpt_nas.cli", "train"]
+    command = [sys.executable, "-m", "cpt_nas", "train"]
     fresh = [*command, "--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
     process = subprocess.Popen(fresh, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -119,7 +118,7 @@ def test_two_processes_agree(tmp_path) -> None:
     longer = recipe(data={"train_limit": 512}, train={"epochs": 8}, search=budget)
     (tmp_path / "recipe.yaml").write_text(longer.to_yaml())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(29500 + os.getpid() % 400), "-m", "cpt_nas.cli", "train"]
+    command += ["--master-port", str(29500 + os.getpid() % 400), "-m", "cpt_nas", "train"]
     command += ["--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -20,8 +20,6 @@ train: {epochs: 1, batch_size: 32, threads: 1}
 """
 
 
-
-
 @pytest.fixture
 def cpt_nas(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
     return Shell(monkeypatch, capfd)
@@ -42,7 +40,8 @@ def test_a_library_that_only_training_needs_is_named(
         monkeypatch.delitem(sys.modules, name)
     done = cpt_nas("train", "--recipe", "recipe.yaml", "-o", "run", cwd=folder)
     assert done.returncode == 2 and not (folder / "run").exists()
-    assert done.stderr == "error: sklearn is not installed; pip install -e '.[train]' brings it\n"
+    hint = "pip install 'cpt-nas[train]' brings it"
+    assert done.stderr == f"error: sklearn is not installed; {hint}\n"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import timm
 import torch
 
 from cpt_nas.pruning.structure import load_structure
+from cpt_nas.train import recipe
 from cpt_nas.train.recipe import load_recipe
 from cpt_nas.train.train import train
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "smoke").glob("*.yaml"))
+RECIPES = sorted((recipe.RECIPES / "smoke").glob("*.yaml"))
 
 
 @pytest.mark.slow
