@@ -18,7 +18,6 @@ def main(readme: Path) -> int:
     environment = os.environ | {"PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}"}
     ran = 0
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "recipes").symlink_to(root / "recipes")
         for skipped, language, text in BLOCK.findall(readme.read_text()):
             if skipped:
                 continue

@@ -4,8 +4,8 @@
 
 Times four networks in fresh processes, one thread, batch 64, with glibc's own habits and with freed
 memory kept (``hwprofiles/allocator.py``), taking turns. Between the processes a network does not
-change; what its time differs by is the allocator's. Writes docs/allocator.csv (a row a process and
-network) and the table in docs/profiles.md. Wants a quiet machine; five minutes.
+change; what its time differs by is the allocator's. Writes docs/results/allocator.csv (a row a
+process and network) and the table in docs/results/profiles.md. Wants a quiet machine; five minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 import cpt_nas  # noqa: F401  (registers cpt_resnet20)
 import hwprofiles
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 NETWORKS: dict[str, dict[str, Any]] = {
     "cpt_resnet20": {},
     "its widths 12, 24, 48": {"channels": [12, 24, 48]},

@@ -2,10 +2,11 @@
 
     python benchmarks/cifar10_resnet20.py --data FOLDER -o runs/cifar10
 
-FOLDER holds train.tar.gz and test.tar.gz. Measures a profile of this machine (one thread, batch
-1), trains the three runs side by side on one thread each, measures every result in the profile's
-setting afterwards, and writes docs/cifar10_resnet20.csv and the table in docs/cifar10.md. Finished
-trainings are not repeated: once more on a quiet machine measures anew.
+FOLDER holds train.tar.gz and test.tar.gz. Measures a profile of this machine (one thread, batch 1),
+trains the three runs side by side on one thread each, measures every result in the profile's
+setting afterwards, and writes docs/results/cifar10_resnet20.csv and the table in
+docs/results/cifar10.md. Finished trainings are not repeated: once more on a quiet machine measures
+anew.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ def main() -> None:
     runs = [str(output / name) for name in jobs]
     report = output / "report"
     run(["cpt_nas.cli", "report", *runs, "--profile", str(profile), "--measure", "-o", str(report)])
-    csv = ROOT / "docs" / "cifar10_resnet20.csv"
+    csv = ROOT / "docs" / "results" / "cifar10_resnet20.csv"
     shutil.copyfile(report / "runs.csv", csv)
     table = results(pd.read_csv(csv))
-    markdown.insert(ROOT / "docs" / "cifar10.md", {"cifar10": table})
+    markdown.insert(ROOT / "docs" / "results" / "cifar10.md", {"cifar10": table})
 
 
 def results(runs: pd.DataFrame) -> str:

@@ -5,8 +5,9 @@
     python benchmarks/coverage.py --real     # the smallest gated model of every family, for real
 
 Models are built without memory (torch's meta device), so the largest cost nothing. Writes
-docs/coverage.csv and docs/coverage.md. With --real the smallest gated model of every family is
-attached, masked at random, cut, and compared; writes docs/coverage_real.csv.
+docs/results/coverage.csv and docs/results/coverage.md. With --real the smallest gated model of
+every family is attached, masked at random, cut, and compared; writes
+docs/results/coverage_real.csv.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from cpt_nas.cli.inspection import reach, share_left
 from cpt_nas.pruning.search_space import SearchSpace, find_branches
 from cpt_nas.pruning.surgery import join
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 NO_ADAPTER = "no adapter for its blocks"
 KINDS = ("units and branches", "units only", "branches only", "not gated")
 
@@ -180,7 +181,7 @@ def cut_at_random(name: str) -> dict[str, Any]:
 
 
 def page(table: pd.DataFrame) -> str:
-    """docs/coverage.md."""
+    """docs/results/coverage.md."""
     counts = table.pivot_table(index="family", columns="kind", values="model", aggfunc="count")
     counts = counts.reindex(columns=list(KINDS)).fillna(0).astype(int)
     columns = {

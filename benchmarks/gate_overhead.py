@@ -2,7 +2,7 @@
 
     python benchmarks/gate_overhead.py [--rounds 40]
 
-Writes docs/gate_overhead.csv. Ratios of paired steps, so that a machine's drift cancels.
+Writes docs/results/gate_overhead.csv. Ratios of paired steps, so that a machine's drift cancels.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
         rows.append({"form": name, "ratio": quartiles[1], "q25": quartiles[0], "q75": quartiles[2]})
     table = pd.DataFrame(rows).round(3)
     table.insert(0, "model", arguments.model)
-    table.to_csv(Path(__file__).parents[1] / "docs" / "gate_overhead.csv", index=False)
+    table.to_csv(Path(__file__).parents[1] / "docs" / "results" / "gate_overhead.csv", index=False)
     print(table.to_string(index=False))
 
 

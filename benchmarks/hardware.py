@@ -2,22 +2,22 @@
 
     python benchmarks/hardware.py --data FOLDER -o runs/hardware [--seeds 0 1 2] [--jobs 4]
 
-FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20, 10 epochs, one
-thread a training. Searches under this machine's profiles of three settings (one thread at batch 1
-and at batch 64, four threads at batch 1) to half of the latency, and to what the network for one of
-them takes in another, so that networks of one latency can be compared in both; to half the MACs
-and to as many as leave half of the latency; to half the parameters. The structures found at half
-the latency once more from scratch; the dense network; and for each setting the width-scaled ResNet
-and the depth-scaled ones (most blocks at the front, most at the back) whose measured latency is
-nearest to half of the dense one's, from scratch (widths as they come, and at multiples of 8). At
-the end every network is measured in all settings.
+FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20, 10 epochs, one thread a
+training. Searches under this machine's profiles of three settings (one thread at batch 1 and at
+batch 64, four threads at batch 1) to half of the latency, and to what the network for one of them
+takes in another, so that networks of one latency can be compared in both; to half the MACs and to
+as many as leave half of the latency; to half the parameters. The structures found at half the
+latency once more from scratch; the dense network; and for each setting the width-scaled ResNet and
+the depth-scaled ones (most blocks at the front, most at the back) whose measured latency is nearest
+to half of the dense one's, from scratch (widths as they come, and at multiples of 8). At the end
+every network is measured in all settings.
 
 Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
 so the command can be stopped and given again; ``--report-only`` takes what is finished. Measuring
-wants a quiet machine: no training runs then. Writes docs/hardware.csv (a row a run; those that are
-not here stay, and are measured again like the others), docs/hardware_allocations.csv (how
-important everything was in the searches), the profiles and images in docs/hardware, and the tables
-in docs/hardware.md and README.md.
+wants a quiet machine: no training runs then. Writes docs/results/hardware.csv (a row a run; those
+that are not here stay, and are measured again like the others),
+docs/results/hardware_allocations.csv (how important everything was in the searches), the profiles
+and images in docs/results/hardware, and the tables in docs/results/hardware.md and README.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from shapes import MODEL, SETTINGS, SIZE, Shape
 import hwprofiles
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "results"
 RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
 BUDGET = 0.5
 # The network for batch 1 takes 0.45 of the latency at batch 64, the one for that 0.54 at batch 1.
@@ -221,7 +221,7 @@ def finished(folder: Path) -> bool:
 
 
 def write(output: Path, profiles: Mapping[str, Path]) -> None:
-    """docs/hardware.csv, its tables and images."""
+    """docs/results/hardware.csv, its tables and images."""
     runs = [path for path in sorted(output.iterdir()) if finished(path)]
     report = output / "report"
     if runs:
@@ -305,7 +305,7 @@ def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
-    """The images of docs/hardware.md; those of a single search where it ran here."""
+    """The images of docs/results/hardware.md; those of a single search where it ran here."""
     images = DOCS / "hardware"
     # A point a network, the mean over the seeds.
     accuracy = table.groupby("network", sort=False)["accuracy"].mean().rename_axis("name")

@@ -5,9 +5,10 @@
 For three ResNets in two settings (one thread and batch 1, all threads and batch 32): profiles,
 calibrates, validates on 30 networks, and profiles once more in a fresh process. A profile that is
 already in the output folder is not measured again, so the command can be interrupted and repeated;
-delete a file to measure it anew. Writes docs/profiles.csv (a row a setting),
-docs/profiles_networks.csv (a row a network), docs/profiles/*.png, the tables in docs/profiles.md
-and the shipped profiles in hwprofiles/profiles/. About 40 minutes on four quiet cores.
+delete a file to measure it anew. Writes docs/results/profiles.csv (a row a setting),
+docs/results/profiles_networks.csv (a row a network), docs/results/profiles/*.png, the tables in
+docs/results/profiles.md and the shipped profiles in hwprofiles/profiles/. About 40 minutes on four
+quiet cores.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from hwprofiles import Profile
 from hwprofiles.device import fingerprint
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "results"
 MODELS = {"cpt_resnet56": 32, "resnet18": 224, "resnet50": 224}
 COMPARED = 30  # structures on which two profilings of one setting are compared
 
@@ -99,7 +100,7 @@ def main() -> None:
         rows.append(summary(job, profile, hwprofiles.load(second)))
         networks += listed(profile)
         done.append((first, output / f"{job.name}-{job.model}.png"))
-    docs = output / "docs" if arguments.dry else DOCS
+    docs = output / "results" if arguments.dry else DOCS
     (docs / "profiles").mkdir(parents=True, exist_ok=True)
     table = merged(pd.DataFrame(rows), docs / "profiles.csv", ["profile"])
     merged(pd.DataFrame(networks), docs / "profiles_networks.csv", ["profile", "network"])

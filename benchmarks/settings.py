@@ -7,8 +7,8 @@ profile for the share of the network's cost that goes with each residual branch 
 widths in it, and with the rest. How far two settings are apart is the share of the cost that is
 charged elsewhere (half the sum of absolute differences; 0: the same, 1: nothing in common). What
 the search may close is the same everywhere; only where these shares differ can it find another
-structure. MACs and parameters are charged beside them. Writes docs/settings.csv (a row a setting
-and part) and the table in docs/hardware.md. Wants a quiet machine; three minutes.
+structure. MACs and parameters are charged beside them. Writes docs/results/settings.csv (a row a
+setting and part) and the table in docs/results/hardware.md. Wants a quiet machine; three minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import cpt_nas
 import hwprofiles
 from cpt_nas.search.estimates import BranchState
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 MODEL, SIZE = "cpt_resnet20", 32
 AGAIN = ", again"
 # Threads, batch size, channels last.

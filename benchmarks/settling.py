@@ -5,8 +5,8 @@
 ResNet-20 on the embedded digits, searched to half its MACs, one thread a training. From the
 default settings one thing is changed at a time: the estimator, theta's rate, the polarising term,
 when everything is decided, and how long the training is (the longest with the first seed only).
-Finished runs are not repeated. Writes docs/settling.csv (a row a run) and the table in
-docs/settling.md. About half an hour on four cores.
+Finished runs are not repeated. Writes docs/results/settling.csv (a row a run) and the table in
+docs/results/settling.md. About half an hour on four cores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cpt_nas.train.recipe import load_recipe
 from cpt_nas.train.train import train
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "results"
 RECIPE = ROOT / "recipes" / "digits.yaml"
 BASE: dict[str, Any] = {"search.macs_budget": 0.5, "search.cut_interval": 10}
 BASE |= {"search.warmup": 0.02, "search.ramp": 0.13, "search.freeze": 0.2}

@@ -6,8 +6,8 @@ FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20 with
 STRUCTURES says in each of its nine branches, trained by the recipe of benchmarks/hardware.py
 without a search, one thread a training, and measured in its settings against the dense network
 (which is not trained here). It is the yardstick of a search: what could be had. Finished trainings
-are not repeated; ``--report-only`` measures what docs/structures.csv has. Writes that and the
-table in docs/hardware.md.
+are not repeated; ``--report-only`` measures what docs/results/structures.csv has. Writes that and
+the table in docs/results/hardware.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def training(output: Path, units: str, seed: int, data: Path) -> list[str]:
 
 
 def write(output: Path) -> None:
-    """docs/structures.csv and its table."""
+    """docs/results/structures.csv and its table."""
     runs = [path for path in sorted(output.iterdir()) if hardware.finished(path)]
     table = hardware.joined(hardware.trained(runs), DOCS / "structures.csv", "name")
     here = [Shape(*pair) for pair in zip(table["kwargs"], table["units"], strict=True)]

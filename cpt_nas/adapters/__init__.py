@@ -1,6 +1,6 @@
 """Adapters of timm's blocks: one file a family, each registering its classes when imported.
 
-A family whose module is not in the installed timm is left out: its models cannot be made then.
+A family that the installed timm does not have is left out: its models cannot be made then.
 """
 
 import importlib
@@ -10,12 +10,12 @@ from cpt_nas.adapters import attention, families, mlp
 from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal, Slice, UnitGroup
 
 MISSING: dict[str, str] = {}
-"""Family -> the module of timm that it needs and that is not installed."""
+"""Family -> the module of timm that lacks what it needs."""
 
 for _module in pkgutil.iter_modules(families.__path__):
     try:
         importlib.import_module(f"{families.__name__}.{_module.name}")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if not (error.name or "").startswith("timm."):
             raise
         MISSING[_module.name] = str(error.name)

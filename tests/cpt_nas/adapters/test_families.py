@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -253,3 +255,19 @@ def test_a_deep_stem_gets_unit_gates() -> None:
     found = {f.name: f for f in find_branches(timm.create_model("resnet26d")).branches}
     assert [g.size for g in found["conv1"].branch.groups] == [32, 32]
     assert "layer1.0.downsample" not in found
+
+
+def test_no_family_is_missing_in_the_pinned_timm() -> None:
+    assert MISSING == {}
+
+
+def test_a_family_that_timm_does_not_have_does_not_stop_the_others() -> None:
+    """In a fresh process, in which timm has no cspnext."""
+    code = (
+        "import sys; sys.modules['timm.models.cspnext'] = None; import cpt_nas;"
+        "from cpt_nas.adapters import MISSING; print(sorted(MISSING));"
+        "import timm; from cpt_nas.pruning.search_space import find_branches;"
+        "print(len(find_branches(timm.create_model('resnet18')).branches))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["['cspnext']", "8"]
