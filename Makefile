@@ -36,7 +36,7 @@ demo: venv  ## measure, train, cut, export and compare on embedded digits (DEMO_
 	$(BIN)/cpt-nas demo $(DEMO_ARGS)
 
 docs: venv  ## build docs/_build/html; a warning is a fault
-	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 cov: venv  ## run the quick suite with coverage, which has a floor (pyproject.toml)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=hwprofiles --cov=cpt_nas --cov-report=term

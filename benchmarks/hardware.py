@@ -17,7 +17,7 @@ so the command can be stopped and given again; ``--report-only`` takes what is f
 wants a quiet machine: no training runs then. Writes docs/results/hardware.csv (a row a run; those
 that are not here stay, and are measured again like the others),
 docs/results/hardware_allocations.csv (how important everything was in the searches), the profiles
-and images in docs/results/hardware, and the tables in docs/results/hardware.md and README.md.
+and images in docs/results/hardware, and the tables in docs/results/hardware.md.
 """
 
 from __future__ import annotations
@@ -240,8 +240,7 @@ def write(output: Path, profiles: Mapping[str, Path]) -> None:
     table = table.loc[order].reset_index(drop=True)
     times = measured(table, profiles)
     table.to_csv(DOCS / "hardware.csv", index=False, lineterminator="\n")
-    for page in (DOCS / "hardware.md", ROOT / "README.md"):
-        markdown.insert(page, {"hardware": results(table)})
+    markdown.insert(DOCS / "hardware.md", {"hardware": results(table)})
     draw(table, times, report / "figures")
 
 

@@ -14,7 +14,7 @@ from hwprofiles.plan import Widths
 from hwprofiles.profile_file import Profile
 from hwprofiles.schema import (
     Calibration,
-    ChannelStep,
+    ChannelDivisor,
     CostModel,
     Created,
     EndToEnd,
@@ -49,7 +49,7 @@ def assemble(
     workload: Workload,
     traced: Mapping[str, Traced],
     unique: Mapping[str, LayerSpec],
-    step: ChannelStep,
+    step: ChannelDivisor,
     timed: Timed,
     memories: Mapping[str, Memory],
     protocol: Protocol,

@@ -32,7 +32,7 @@ from hwprofiles.runtimes.eager import (
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import (
     Anchor,
-    ChannelStep,
+    ChannelDivisor,
     Created,
     Memory,
     Protocol,
@@ -243,7 +243,7 @@ def _sweep_channel_divisor(
     min_s: float,
     seed: int,
     progress: Progress | None,
-) -> tuple[ChannelStep, float | None]:
+) -> tuple[ChannelDivisor, float | None]:
     """Time the square layers that do most work at many widths of their input and output.
 
     Returns:
@@ -258,7 +258,7 @@ def _sweep_channel_divisor(
     }
     swept = sorted(square.values(), key=lambda s: s.macs * counts[s.signature])[-SWEPT_LAYERS:]
     if not swept:
-        return ChannelStep(value=1, sweeps=[]), None
+        return ChannelDivisor(value=1, sweeps=[]), None
     plans = {}
     for spec in swept:
         full, widths = spec.in_channels, sweep_widths(spec.in_channels)
@@ -291,7 +291,7 @@ def _sweep_channel_divisor(
             w: timed[label.format(full, w)].median_s + timed[label.format(w, full)].median_s
             for w in sweep_widths(full)
         }
-    found = ChannelStep(
+    found = ChannelDivisor(
         value=find_channel_divisor(list(sweeps.values())),
         sweeps=[
             Sweep(layer=s, points=[StepPoint(channels=w, median_s=t) for w, t in points.items()])

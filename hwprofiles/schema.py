@@ -157,7 +157,7 @@ class Sweep(Section):
     points: list[StepPoint]
 
 
-class ChannelStep(Section):
+class ChannelDivisor(Section):
     """Widths at multiples of ``value`` are not slower than the widths just below them."""
 
     value: Count
@@ -167,7 +167,7 @@ class ChannelStep(Section):
 class CostModel(Section):
     form: Literal["a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C"]
     loss: Literal["relative squared error, coefficients not negative"]
-    channel_divisor: ChannelStep
+    channel_divisor: ChannelDivisor
     calibration: Calibration
 
 

@@ -12,7 +12,20 @@ from cpt_nas.sections import Section
 
 
 class DataConfig(Section):
-    """Images; see :mod:`cpt_nas.data`."""
+    """Images; see :mod:`cpt_nas.data`.
+
+    Attributes:
+        name: digits, images (a folder or archive), or torch/cifar10 and the like.
+        root: where the images are; digits need none.
+        input_size: channels (1 or 3), height, width.
+        mean: a number a channel; none: the training images'.
+        std: a number a channel; none: the training images'.
+        in_memory: decode all once; false: read from disk in every epoch.
+        augment: none, crop, or crop+flip (digits are never mirrored).
+        download: torchvision may download torch/... data.
+        train_limit: so many training images, the same share of every class; none: all.
+        workers: that decode images.
+    """
 
     name: str = "digits"
     root: str | None = None

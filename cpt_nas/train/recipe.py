@@ -21,9 +21,12 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 class ModelConfig(Section):
-    """The dense model: a name in timm's registry and its keyword arguments.
+    """The dense model.
 
-    ``structure`` is a structure.json to cut it to before training (``cpt-nas retrain``).
+    Attributes:
+        name: in timm's registry.
+        kwargs: keyword arguments of timm.create_model; num_classes and in_chans come from the data.
+        structure: a structure.json to cut it to before training (``cpt-nas retrain``).
     """
 
     name: str
@@ -32,7 +35,30 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    """The weights' training, under timm's names."""
+    """The weights' training, under timm's names.
+
+    Attributes:
+        epochs: passes over the training images, above 0.
+        batch_size: examples a process and step, above 0.
+        seed: of weights, order, augmentation and masks.
+        device: cpu, cuda or cuda:N.
+        threads: CPU threads; none: PyTorch's default.
+        channels_last: memory format of the model and the batches.
+        amp: bfloat16 autocast.
+        opt: timm's name of an optimizer.
+        lr: learning rate, above 0.
+        momentum: 0 to below 1.
+        weight_decay: at least 0; the papers' lambda over the number of examples.
+        nesterov: Nesterov momentum.
+        sched: timm's name of a schedule.
+        min_lr: the schedule's lowest rate.
+        warmup_epochs: epochs in which the rate rises from a hundredth of lr.
+        smoothing: label smoothing, 0 to below 1.
+        clip_grad: largest norm of the gradient; none: not clipped.
+        model_ema: evaluate and export an exponential moving average of the weights.
+        model_ema_decay: of that average, between 0 and 1.
+        checkpoint_hist: checkpoints of epochs that are kept beside the last and the best.
+    """
 
     epochs: int = Field(default=10, gt=0)
     batch_size: int = Field(default=128, gt=0)

@@ -19,6 +19,7 @@ from timm.layers import DropPath
 from torch import nn
 
 import cpt_nas
+from cpt_nas.adapters import MISSING
 from cpt_nas.costs.cost_model import build_cost
 from cpt_nas.pruning import surgery
 from cpt_nas.pruning.export import export
@@ -264,9 +265,9 @@ def test_no_family_is_missing_in_the_pinned_timm() -> None:
 def test_a_family_that_timm_does_not_have_does_not_stop_the_others() -> None:
     """In a fresh process, in which timm has no cspnext."""
     code = (
-        "import sys; sys.modules['timm.models.cspnext'] = None; import cpt_nas;"
+        "import sys, timm; sys.modules['timm.models.cspnext'] = None; import cpt_nas;"
         "from cpt_nas.adapters import MISSING; print(sorted(MISSING));"
-        "import timm; from cpt_nas.pruning.search_space import find_branches;"
+        "from cpt_nas.pruning.search_space import find_branches;"
         "print(len(find_branches(timm.create_model('resnet18')).branches))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
