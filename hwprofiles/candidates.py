@@ -58,10 +58,9 @@ class Candidate:
         Raises:
             ProfileError: a layer that the profile does not hold.
         """
-        c = profile.calibration
         costs = {e.signature: profile.cost(e.signature) for e in self.layers}
         total = sum(costs[e.signature].at(e.in_channels, e.out_channels) for e in self.layers)
-        return c.scale * total + c.offset_s
+        return profile.calibration.network_s(total)
 
     def digest(self) -> str:
         """``digest`` of the layers."""

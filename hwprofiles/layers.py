@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,28 @@ from torch import Tensor
 from hwprofiles.operations import NewTensor, Operation, build_operation
 
 Form = Literal["dense", "channel"]
+Number = TypeVar("Number", float, Tensor)
+
+
+def layer_cost(
+    const: Number,
+    per_in: Number,
+    per_out: Number,
+    per_in_out: Number,
+    in_channels: Number,
+    out_channels: Number,
+) -> Number:
+    """What a layer costs at these widths; the one place that says so. Numbers, or tensors alike.
+
+    Linear in each of the widths, so that a network's cost is multilinear in its gates (eqs. 9-11
+    of arXiv 2411.09127).
+    """
+    return (
+        const
+        + per_in * in_channels
+        + per_out * out_channels
+        + per_in_out * in_channels * out_channels
+    )
 
 
 @dataclass(frozen=True)
@@ -30,11 +52,8 @@ class Coefficients:
 
     def at(self, in_channels: float, out_channels: float) -> float:
         """The value at these widths."""
-        return (
-            self.const
-            + self.per_in * in_channels
-            + self.per_out * out_channels
-            + self.per_in_out * in_channels * out_channels
+        return layer_cost(
+            self.const, self.per_in, self.per_out, self.per_in_out, in_channels, out_channels
         )
 
 

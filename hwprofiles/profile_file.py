@@ -7,12 +7,14 @@ refused.
 
 from __future__ import annotations
 
+import html
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import pandas as pd
 import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -68,6 +70,54 @@ class Profile(Section):
                 f"dense: holds {sorted(self.dense)}, workload.models {sorted(self.workload.models)}"
             )
         return self
+
+    def __repr__(self) -> str:
+        w, device = self.workload, self.fingerprint.device
+        models = ", ".join(w.models)
+        return (
+            f"Profile {self.name!r} of {device.name}, fingerprint {self.fingerprint_id}\n"
+            f"  setting: {w.device}, {w.threads} thread(s), batch {w.batch_size}, {w.dtype};"
+            f" {models}\n"
+            f"  {len(self.layers)} layers, channel divisor {self.channel_divisor},"
+            f" verdict {self.protocol.verdict}"
+        )
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the three lines, and the table of layers."""
+        return f"<pre>{html.escape(repr(self))}</pre>{self.to_frame().to_html(escape=True)}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a layer, in the file's order.
+
+        Columns: signature, type, form, runs (in all models), macs, params, activation_bytes,
+        dense_s (median seconds a call at full width), q25_s, q75_s, n (readings), fit_error (0..1),
+        and the coefficients const_s, per_in_s, per_out_s, per_in_out_s as they are in the file.
+        """
+        return pd.DataFrame(
+            [
+                {
+                    "signature": layer.signature,
+                    "type": layer.type,
+                    "form": layer.form,
+                    "runs": sum(layer.count.values()),
+                    "macs": layer.macs,
+                    "params": layer.params,
+                    "activation_bytes": layer.activation_bytes,
+                    "dense_s": layer.dense.median_s,
+                    "q25_s": layer.dense.q25_s,
+                    "q75_s": layer.dense.q75_s,
+                    "n": layer.dense.n,
+                    "fit_error": layer.fit_error,
+                    "const_s": layer.coefficients.const_s,
+                    "per_in_s": layer.coefficients.per_in_s,
+                    "per_out_s": layer.coefficients.per_out_s,
+                    "per_in_out_s": layer.coefficients.per_in_out_s,
+                }
+                for layer in self.layers
+            ]
+        )
 
     @property
     def kappa(self) -> float:
@@ -155,7 +205,7 @@ class Profile(Section):
         if missing:
             raise MissingLayers(missing, self)
         total = sum(self.cost(s.signature).at(s.in_channels, s.out_channels) for s in specs)
-        return self.calibration.scale * total + self.calibration.offset_s
+        return self.calibration.network_s(total)
 
     def check(self) -> list[Difference]:
         """Where this machine and its software differ from the ones the profile was made on."""

@@ -144,6 +144,10 @@ class Calibration(Section):
         default_factory=list, description="hashes of their layers: no validation is on these"
     )
 
+    def network_s(self, layers_s: float) -> float:
+        """Seconds of a network whose layers' costs sum to this; the one place that says so."""
+        return self.scale * layers_s + self.offset_s
+
 
 class StepPoint(Section):
     channels: Count

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -22,6 +23,10 @@ EXIT_USER_ERROR = 2
 
 
 EXIT_ABORTED = 130
+PLAIN_EVERY_S = 10.0  # between two plain lines of progress
+
+Report = Callable[[str, int, int], None]
+"""(stage, done, total)"""
 
 
 # The base of typer's own errors; the module that holds it has moved between typer's versions.
@@ -108,16 +113,56 @@ def one_line(error: BaseException) -> str:
     return " ".join(message.split()) or type(error).__name__
 
 
+class PlainProgress:
+    """Progress as plain lines, for a pipe or a file: a line at a stage's end and every so often.
+
+    Args:
+        write: of a line.
+        every_s: seconds between two lines of a stage.
+        clock: seconds since some moment.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        every_s: float = PLAIN_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.write, self.every_s, self.clock = write, every_s, clock
+        self._last: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self.clock()
+        begun = self._last.setdefault(stage, now)
+        ends = done >= total and stage not in self._ended
+        if ends or now - begun >= self.every_s:
+            self._last[stage] = now
+            self.write(f"{stage}: {done} of {total}")
+        if ends:
+            self._ended.add(stage)
+
+
 @contextmanager
-def progress_bar() -> Iterator[Any]:
-    """Yields the ``progress`` callback (stage, done, total) that draws one bar a stage."""
+def progress_bar(console: Console | None = None) -> Iterator[Report]:
+    """Yields the ``progress`` callback (stage, done, total).
+
+    In a terminal or a notebook it draws one bar a stage, elsewhere it prints plain lines.
+
+    Args:
+        console: default is stderr.
+    """
+    console = console or Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield PlainProgress(lambda line: console.print(line, markup=False, highlight=False))
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    bars = Progress(*columns, console=Console(stderr=True))
+    bars = Progress(*columns, console=console)
     tasks: dict[str, Any] = {}
 
     def report(stage: str, done: int, total: int) -> None:

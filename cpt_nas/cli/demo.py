@@ -12,13 +12,10 @@ from rich.table import Table
 
 import hwprofiles
 from cpt_nas.report.report import report
-from cpt_nas.train.recipe import Recipe, load_recipe
+from cpt_nas.train.recipe import RECIPES, Recipe, load_recipe
 from cpt_nas.train.run_folder import refuse_used
 from cpt_nas.train.train import train
 from hwprofiles.terminal import progress_bar
-
-INPUT = (1, 16, 16)
-MODEL = "cpt_resnet20"
 
 
 def recipe(epochs: int, profile: str | None) -> Recipe:
@@ -28,13 +25,12 @@ def recipe(epochs: int, profile: str | None) -> Recipe:
         epochs: of the training.
         profile: a cost profile's file, or None.
     """
+    packaged = RECIPES / "digits.yaml"  # not the name, which a file of the user's may have
     changes = [f"train.epochs={epochs}"]
     if profile is None:
-        return load_recipe("digits", [*changes, "search=null"])
-    found = load_recipe(
-        "digits", [*changes, "search.macs_budget=null", "search.latency_budget=0.5"]
-    )
-    values = found.model_dump()
+        return load_recipe(packaged, [*changes, "search=null"])
+    changes += ["search.macs_budget=null", "search.latency_budget=0.5"]
+    values = load_recipe(packaged, changes).model_dump()
     values["search"]["profile"] = profile
     return Recipe.from_mapping(values)
 
@@ -47,17 +43,19 @@ def run(output: Path, epochs: int, console: Console) -> Path:
     """
     refuse_used(output)
     output.mkdir(parents=True, exist_ok=True)
+    dense = recipe(epochs, None)
+    name_of_model, input_size = dense.model.name, dense.data.input_size
     threads = torch.get_num_threads()
     settings = {f"cpu-t{t}-b{b}": (t, b) for t, b in ((1, 1), (threads, 256))}
     profiles = {}
     for name, (count, batch_size) in settings.items():
         console.rule(f"measuring: {name}")
         path = output / f"{name}.yaml"
-        model = timm.create_model(MODEL, in_chans=INPUT[0])
+        model = timm.create_model(name_of_model, in_chans=input_size[0])
         with progress_bar() as progress:
             profile = hwprofiles.measure(
-                {MODEL: model},
-                input_size=INPUT,
+                {name_of_model: model},
+                input_size=input_size,
                 batch_size=batch_size,
                 threads=count,
                 name=name,

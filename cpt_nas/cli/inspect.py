@@ -28,9 +28,9 @@ def inspect(
     Example: cpt-nas inspect resnet18 --exclude 'layer4.*'
     """
     network = create(model, model_kwargs or ())
-    found = find_branches(network).select(include or (), exclude or ())
-    show(options.out, network, found, model)
-    if not found.branches:
+    space = find_branches(network).select(include or (), exclude or ())
+    show(options.out, network, space, model)
+    if not space.branches:
         raise ValueError(f"model: nothing can be gated in {type(network).__name__}")
 
 

@@ -30,60 +30,61 @@ class Reach:
     by_branch: dict[str, int]
 
 
-def reach(model: nn.Module, found: SearchSpace) -> Reach:
+def reach(model: nn.Module, space: SearchSpace) -> Reach:
     """Count the parameters that the gates of an uncut model can remove; meta tensors will do."""
     total = sum(p.numel() for p in model.parameters())
-    units = {f.name: _by_units(model, f) for f in found.branches}
+    units = {item.name: _by_units(model, item) for item in space.branches}
     branch = {
-        f.name: _inside(model, f) if f.branch.remove else units[f.name] for f in found.branches
+        item.name: _inside(model, item) if item.branch.remove else units[item.name]
+        for item in space.branches
     }
     return Reach(total, sum(units.values()), sum(branch.values()), branch)
 
 
-def share_left(found: PrunableBranch) -> dict[str, float]:
+def share_left(item: PrunableBranch) -> dict[str, float]:
     """Tensor -> the share of it that is there when one unit is left of every group.
 
     A tensor cut along two dimensions keeps the product of the two shares.
     """
     left: dict[str, float] = defaultdict(lambda: 1.0)
-    for group in found.branch.groups:
+    for group in item.branch.groups:
         for cut in group.slices:
-            left[join(found.block, cut.tensor)] /= group.size
+            left[join(item.block, cut.tensor)] /= group.size
     return left
 
 
-def _by_units(model: nn.Module, found: PrunableBranch) -> int:
-    left = share_left(found)
+def _by_units(model: nn.Module, item: PrunableBranch) -> int:
+    left = share_left(item)
     tensors = {name: get_tensor(model, name) for name in left}
     gone = sum(t.numel() * (1 - left[n]) for n, t in tensors.items() if isinstance(t, nn.Parameter))
     return round(gone)
 
 
-def _inside(model: nn.Module, found: PrunableBranch) -> int:
-    block = model.get_submodule(found.block)
-    prefixes = [p for p in found.branch.layers if ":" not in p]
+def _inside(model: nn.Module, item: PrunableBranch) -> int:
+    block = model.get_submodule(item.block)
+    prefixes = [p for p in item.branch.layers if ":" not in p]
     names = block.named_parameters()
     return sum(p.numel() for n, p in names if any(owns(prefix, n) for prefix in prefixes))
 
 
-def show(out: Console, model: nn.Module, found: SearchSpace, name: str) -> None:
+def show(out: Console, model: nn.Module, space: SearchSpace, name: str) -> None:
     """Print the gated branches, what stays and why, and how much of the parameters gates reach."""
-    reached = reach(model, found)
+    reached = reach(model, space)
     table = Table("branch", "block", "branch gate", "unit groups", "can remove", title=name)
-    for item in found.branches:
+    for item in space.branches:
         block = type(model.get_submodule(item.block)).__name__
         groups = ", ".join(f"{g.name}: {g.size} {g.kind}" for g in item.branch.groups) or "none"
         gate = "yes" if item.branch.remove is not None else f"no: {item.branch.reason}"
         table.add_row(item.name, block, gate, groups, f"{reached.by_branch[item.name]:,}")
-    if found.branches:
+    if space.branches:
         out.print(table)
-    said = [(path, reason) for path, reason in found.refusals.items()]
-    said += [(f.name, f.branch.uncut) for f in found.branches if f.branch.uncut]
+    said = [(path, reason) for path, reason in space.refusals.items()]
+    said += [(item.name, item.branch.uncut) for item in space.branches if item.branch.uncut]
     for reason in dict.fromkeys(reason for _, reason in said):
         paths = [path for path, why in said if why == reason]
         some = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
         out.print(f"not gated: {some}: {reason}", highlight=False)
-    covered = {f.block for f in found.branches} | set(found.refusals)
+    covered = {item.block for item in space.branches} | set(space.refusals)
     rest = [
         name
         for name, child in model.named_children()

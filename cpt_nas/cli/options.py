@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-out = Console()
+from hwprofiles.terminal import console as out
+
+__all__ = ["EXTRAS", "Output", "Overrides", "Runs", "out"]
+
 EXTRAS = dict.fromkeys(("matplotlib", "sklearn"), "pip install 'cpt-nas[train]'")
 """What only training, its data and its images need, and what brings it."""
 

@@ -59,7 +59,7 @@ def profile(
 ) -> None:
     """Measure a cost profile, calibrate it on random cut networks, validate it on others.
 
-    Writes the YAML file and, beside it, a image a model: predicted against measured.
+    Writes the YAML file and, beside it, an image a model: predicted against measured.
 
     Example: cpt-nas profile cpt_resnet20 --threads 1 -o r20.yaml
     """
@@ -112,7 +112,7 @@ def validate_profile(
 ) -> None:
     """Check a profile on random cut networks that it has not seen: predict, cut, measure.
 
-    Writes the result into the file, and a image beside it: predicted against measured.
+    Writes the result into the file, and an image beside it: predicted against measured.
 
     Example: cpt-nas validate-profile r20.yaml cpt_resnet20 --structures 30 --seed 7
     """

@@ -18,9 +18,12 @@ from cpt_nas.train.recipe import Recipe, load_recipe
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Option(help="YAML recipe.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file, or a packaged recipe's name such as digits."),
+    ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="CostModel profile: a file, or the name of a shipped one.")
+        str | None, typer.Option(help="Cost profile: a file, or the name of a shipped one.")
     ] = None,
     latency_budget: Annotated[
         str | None,
@@ -56,6 +59,7 @@ def train(
 
       torchrun --nproc-per-node 2 -m cpt_nas train --recipe digits -o runs/ddp
     """
+    from cpt_nas.train.run_folder import read_recipe
     from cpt_nas.train.train import train as run
 
     amounts = {"latency": latency_budget, "params": params_budget, "macs": macs_budget}
@@ -63,7 +67,7 @@ def train(
     if resume is not None:
         if any((recipe, set_, profile, output, dense, allow_foreign, budgets)):
             raise ConfigError("--resume: takes the run's own recipe; give no other option with it")
-        run(load_recipe(resume / "recipe.yaml"), resume, resume=True)
+        run(read_recipe(resume), resume, resume=True)
         return
     if recipe is None:
         raise ConfigError("--recipe: is missing; name a YAML file, or --resume a run folder")
@@ -82,14 +86,14 @@ def retrain(
 
     Example: cpt-nas retrain runs/cpu --set train.seed=1 -o runs/cpu_retrained
     """
-    from cpt_nas.train.run_folder import load_run
+    from cpt_nas.train.run_folder import STRUCTURE, load_run, read_recipe
 
     found = load_run(run)
     if not found.finished or found.kind != "search":
         raise ValueError(f"run: {run} is not a finished search, so there is no structure to train")
-    recipe = load_recipe(run / "recipe.yaml", [*(set_ or ()), "search=null"])
+    recipe = read_recipe(run, [*(set_ or ()), "search=null"])
     values = recipe.model_dump()
-    values["model"]["structure"] = str(run / "structure.json")
+    values["model"]["structure"] = str(run / STRUCTURE)
     start(Recipe.from_mapping(values), output)
 
 

@@ -20,6 +20,7 @@ from cpt_nas.costs.terms import PARAMETER, Term, bare_parameter, place_layers
 from cpt_nas.pruning.search_space import SearchSpace, find_branches, group_key
 from cpt_nas.pruning.structure import Structure
 from hwprofiles import Coefficients, MissingLayers, Profile
+from hwprofiles.layers import layer_cost
 from hwprofiles.tracing import trace_all
 
 
@@ -92,9 +93,9 @@ class CostModel(nn.Module):
         z_all, n_all = torch.cat([*z, one]), torch.cat([*n, one])
         n_in = n_all[self.in_at] * self.widths[:, 0]
         n_out = n_all[self.out_at] * self.widths[:, 1]
-        forms = torch.stack([torch.ones_like(n_in), n_in, n_out, n_in * n_out], dim=-1)
-        costs: Tensor = (self.coefficients * forms).sum(-1) * z_all[self.branch_at]
-        return costs
+        const, per_in, per_out, both = self.coefficients.unbind(-1)
+        costs = layer_cost(const, per_in, per_out, both, n_in, n_out)
+        return costs * z_all[self.branch_at]
 
     def forward(self, branches: Mapping[str, Tensor], units: Mapping[str, Tensor]) -> Tensor:
         """All costs, [len(names)] float64.

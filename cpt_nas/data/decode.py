@@ -1,4 +1,4 @@
-"""Picture files into one uint8 tensor: threads, a progress bar, errors that name the image."""
+"""Image files into one uint8 tensor: threads, a progress bar, errors that name the image."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SMALL_BYTES = 8 * 2**10
 
 @dataclass(frozen=True)
 class Item:
-    """A image still to be decoded.
+    """An image still to be decoded.
 
     Attributes:
         name: what errors call it and what the order goes by.
         folder: where it lies, '' at the top.
-        read: gives the file's bytes, or a image.
+        read: gives the file's bytes, or an image.
         size: bytes of the file.
         at: how much of the source has been read up to here, 0 to 1.
     """
@@ -42,7 +42,7 @@ class Item:
 
 
 class Decoded(NamedTuple):
-    """A image's name, its folder, and [C, H, W] uint8."""
+    """An image's name, its folder, and [C, H, W] uint8."""
 
     name: str
     folder: str
@@ -53,7 +53,7 @@ class Decoder:
     """Decodes images, large ones in threads, behind a progress bar.
 
     Args:
-        input_size: (channels, height, width); a image of another size is scaled to cover it and
+        input_size: (channels, height, width); an image of another size is scaled to cover it and
             its centre is taken.
         workers: threads.
         limit_bytes: what decoded images of one split may take.
@@ -86,7 +86,7 @@ class Decoder:
             Names and folders in the order of the names, and [N, C, H, W] uint8.
 
         Raises:
-            ValueError: a image cannot be decoded, or together they are over the limit.
+            ValueError: an image cannot be decoded, or together they are over the limit.
         """
         found: list[Decoded] = []
         pending: deque[Future[list[Decoded]]] = deque()
@@ -117,7 +117,7 @@ class Decoder:
                     future.cancel()
         found.sort(key=lambda image: image.name)
         images = torch.empty((len(found), *self.input_size), dtype=torch.uint8)
-        names, folders = [p.name for p in found], [p.folder for p in found]
+        names, folders = [image.name for image in found], [image.folder for image in found]
         for row in reversed(range(len(found))):  # popped: all pixels twice would be too much
             images[row] = found.pop().pixels
         return names, folders, images

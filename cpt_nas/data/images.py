@@ -177,10 +177,10 @@ def _load_torch_split(
 def _load_split(path: Path, decoder: Decoder) -> Images:
     items = _folder_items(path) if path.is_dir() else _archive_items(path)
     names, folders, images = decoder(f"decoding {path.name}", str(path), items)
-    of_picture = class_names(path, folders, names)
-    classes = tuple(sorted(set(of_picture), key=natural_key))  # timm's order: 2 before 10
+    of_image = class_names(path, folders, names)
+    classes = tuple(sorted(set(of_image), key=natural_key))  # timm's order: 2 before 10
     index = {name: i for i, name in enumerate(classes)}
-    return Images(images, torch.tensor([index[c] for c in of_picture]), classes)
+    return Images(images, torch.tensor([index[c] for c in of_image]), classes)
 
 
 def class_names(path: Path, folders: list[str], names: list[str]) -> list[str]:
@@ -202,13 +202,13 @@ def class_names(path: Path, folders: list[str], names: list[str]) -> list[str]:
     return classes
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not posixpath.basename(name).startswith(".")
 
 
 def _folder_items(path: Path) -> Iterator[Item]:
     walk = os.walk(path, followlinks=True)
-    files = sorted(Path(at, name) for at, _, here in walk for name in here if _is_picture(name))
+    files = sorted(Path(at, name) for at, _, here in walk for name in here if _is_image(name))
     for i, file in enumerate(files):
         name = file.relative_to(path).as_posix()
         size = file.stat().st_size
@@ -220,7 +220,7 @@ def _archive_items(path: Path) -> Iterator[Item]:
     try:
         with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as archive:
             for member in archive:
-                if not (member.isfile() and _is_picture(member.name)):
+                if not (member.isfile() and _is_image(member.name)):
                     continue
                 stream = archive.extractfile(member)
                 assert stream is not None, "a regular file"

@@ -34,7 +34,7 @@ class LoaderBatches(Batches):
     """Batches from disk.
 
     ``augment: crop`` is timm's random resized crop here, ``crop+flip`` mirrors half of the
-    images as well; test images are scaled and cropped as timm evaluates. A image that cannot
+    images as well; test images are scaled and cropped as timm evaluates. An image that cannot
     be decoded is skipped with a warning, as timm does. At least one worker process reads: its
     random numbers are the epoch's own, while this process's belong to the training.
 

@@ -49,6 +49,19 @@ class Structure(BaseModel):
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     branches: dict[str, BranchStructure]
 
+    def __repr__(self) -> str:
+        total = [u.total for b in self.branches.values() for u in b.units.values()]
+        removed = [name for name, b in self.branches.items() if not b.kept]
+        some = ", ".join(removed[:4]) + (", ..." if len(removed) > 4 else "")
+        return (
+            f"Structure of {self.architecture or 'a model without a name in timm'}\n"
+            f"  left: {self.branches_left} of {len(self.branches)} branches,"
+            f" {self.units_left} of {sum(total)} units\n"
+            f"  removed: {some or 'no branch'}"
+        )
+
+    __str__ = __repr__
+
     @property
     def branches_left(self) -> int:
         return sum(b.kept for b in self.branches.values())

@@ -138,11 +138,11 @@ def progress_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def search_figure(trace: pd.DataFrame, name: str) -> Figure:
     """The search over its steps: log gamma, cost and target, and theta's histogram."""
     columns = [str(c) for c in trace.columns]
-    charged = [c.removeprefix("log_gamma:") for c in columns if c.startswith("log_gamma:")]
+    measures = [c.removeprefix("log_gamma:") for c in columns if c.startswith("log_gamma:")]
     figure = new_figure(height=6.4)
     axes = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.3, 1.3])
     steps = trace["step"].to_numpy()
-    for i, measure in enumerate(charged):
+    for i, measure in enumerate(measures):
         color = COLORS[i % len(COLORS)]
         level = trace[f"log_gamma:{measure}"]
         axes[0].plot(steps, level.where(level > 0), color=color, label=measure)
@@ -151,7 +151,7 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
             label = f"{measure}, target"
             axes[1].plot(steps, trace[f"target:{measure}"], color=color, ls="--", label=label)
     axes[0].set_ylabel("log γ")
-    if (trace[[f"log_gamma:{m}" for m in charged]] > 0).any(axis=None):
+    if (trace[[f"log_gamma:{m}" for m in measures]] > 0).any(axis=None):
         axes[0].set_yscale("log")
     axes[1].set_ylabel("share of the\ndense network's cost")
     for ax in axes[:2]:
@@ -173,10 +173,10 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
 
 
 def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
-    """Importance per cost of all at every allocation, over the threshold then.
+    """Importance per cost of every branch and group at every allocation, over the threshold then.
 
-    Blue is above the threshold, red below; a dot is a branch that is not to stay. Empty where it
-    is gone.
+    Blue is above the threshold, red below; a dot is a branch that is not to stay. A cell is empty
+    where the branch is gone.
     """
     threshold = "threshold_importance_per_cost"
     allocations = allocations[allocations[threshold] > 0]
@@ -184,7 +184,7 @@ def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
     labels = allocations["branch"] + groups
     allocations = allocations.assign(
         label=labels,
-        ratio=allocations["importance_per_cost"] / allocations["threshold_importance_per_cost"],
+        ratio=allocations["importance_per_cost"] / allocations[threshold],
     )
     rows = list(dict.fromkeys(allocations["label"]))
     steps = sorted(allocations["step"].unique())
@@ -307,6 +307,3 @@ def group_labels(structures: pd.DataFrame) -> list[str]:
     several = structures["branch"].duplicated().any()
     pairs = zip(structures["branch"], structures["group"], strict=True)
     return [f"{branch} / {group}" if several and group else branch for branch, group in pairs]
-
-
-# ---- shared -----------------------------------------------------------------------------------

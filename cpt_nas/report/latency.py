@@ -43,17 +43,12 @@ def load_profiles(profiles: Sequence[str | Path], runs: Sequence[Run]) -> dict[s
         ValueError: a file that is no profile, or two of one name.
     """
     found: dict[str, Profile] = {}
-    for source in profiles or _own_profiles(runs):
+    for source in profiles or [run.profile for run in runs if run.profile is not None]:
         profile = hwprofiles.load(source)
         known = found.setdefault(profile.name, profile)
         if known != profile:
             raise ValueError(f"profile: two are named {profile.name!r}; rename one in its file")
     return found
-
-
-def _own_profiles(runs: Sequence[Run]) -> list[Path]:
-    files = [run.folder / "profile.yaml" for run in runs]
-    return [file for file in files if file.is_file()]
 
 
 def latency(

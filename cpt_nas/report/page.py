@@ -60,8 +60,8 @@ def sections(
 
     Args:
         runs: as loaded.
-        tables: runs.csv, structures.csv and budgets.csv, from :mod:`cpt_nas.tables`.
-        latency: from :mod:`cpt_nas.latency`; without settings its section is left out.
+        tables: runs.csv, structures.csv and budgets.csv, from :mod:`cpt_nas.report.tables`.
+        latency: from :mod:`cpt_nas.report.latency`; without settings its section is left out.
     """
     table, structures = tables["runs.csv"], tables["structures.csv"]
     return [

@@ -1,4 +1,4 @@
-"""A profile's image: predicted against measured latency of networks nobody measured for it."""
+"""A profile's figure: predicted against measured latency of networks nobody measured for it."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def cross_table(latency: pd.DataFrame, names: Sequence[str], what: str) -> pd.Da
     """Milliseconds, a row a run and a column a setting.
 
     Args:
-        latency: long, as :mod:`cpt_nas.latency` makes it.
+        latency: long, as :mod:`cpt_nas.report.latency` makes it.
         names: of the runs, in order.
         what: 'predicted' or 'measured'.
     """

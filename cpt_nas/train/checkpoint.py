@@ -100,7 +100,7 @@ def save_checkpoint(state: TrainingState, output: Path, recipe: Recipe, data: Ba
     run_folder.write_history(output, state.history)
     if state.search is not None:
         run_folder.write_trace(output, state.search)
-    state.live_structure().save(output / "structure.json")
+    run_folder.write_structure(output, state.live_structure())
     write(saved, output / "last.pth.tar")
     if recipe.train.checkpoint_hist:
         write(saved, output / f"checkpoint-{state.epoch}.pth.tar")

@@ -23,12 +23,20 @@ class Meter:
         self.sums += torch.stack([loss.double() * len(y), right.double(), right.new_tensor(len(y))])
 
     def read(self) -> tuple[float, float]:
-        """(mean loss, accuracy in percent), over all processes."""
+        """(mean loss, accuracy in percent), over all processes, which all have to call it."""
         sums = self.sums.clone()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
-        loss, right, n = sums.tolist()
-        return loss / max(n, 1), 100 * right / max(n, 1)
+        return _means(sums)
+
+    def read_own(self) -> tuple[float, float]:
+        """(mean loss, accuracy in percent) of this process alone."""
+        return _means(self.sums)
+
+
+def _means(sums: Tensor) -> tuple[float, float]:
+    loss, right, n = sums.tolist()
+    return loss / max(n, 1), 100 * right / max(n, 1)
 
 
 @torch.no_grad()

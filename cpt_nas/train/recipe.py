@@ -142,14 +142,14 @@ def find_recipe(name: str | Path) -> Path:
         ConfigError: neither is there; lists the packaged names.
     """
     path = Path(name)
-    if path.exists():
+    if path.is_file():
         return path
-    if path.suffix in ("", ".yaml") and not path.is_absolute():
-        packaged = RECIPES / path.with_suffix(".yaml")
-        if path.with_suffix("").as_posix() in recipe_names():
-            return packaged
-    names = ", ".join(recipe_names())
-    raise ConfigError(f"recipe: no such file: {path}; those that come with cpt_nas are {names}")
+    packaged = recipe_names()
+    if path.as_posix().removesuffix(".yaml") in packaged:
+        return RECIPES / path.with_suffix(".yaml")
+    raise ConfigError(
+        f"recipe: no such file: {path}; those that come with cpt_nas are {', '.join(packaged)}"
+    )
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -165,8 +165,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(path)
     try:
         values = yaml.safe_load(path.read_text())
-    except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"recipe: no such file: {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe: {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

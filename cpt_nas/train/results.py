@@ -70,11 +70,11 @@ def finish(
         return {}
     structure = state.live_structure()
     loss, accuracy = evaluate(state.judged(), data, device)
-    structure.save(output / "structure.json")
+    run_folder.write_structure(output, structure)
     export(
         structure,
         surgery.plain_state_dict(state.judged()),
-        output / "export",
+        output / run_folder.EXPORT,
         input_size=list(recipe.data.input_size),
         mean=list(data.mean),
         std=list(data.std),

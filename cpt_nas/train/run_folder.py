@@ -1,6 +1,7 @@
-"""A run folder: all that training leaves on disk, written and read here and nowhere else.
+"""A run folder: what training leaves on disk, written and read here and nowhere else.
 
-timm's files, the resolved recipe, history, layers and the result.
+The resolved recipe, timm's files, the tables, the structure and the result. Checkpoints, which only
+training itself reads again, are :mod:`cpt_nas.train.checkpoint`'s.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import yaml
 import hwprofiles
 from cpt_nas.costs.cost_model import CostModel
 from cpt_nas.pruning.structure import Structure, load_structure
-from cpt_nas.search.records import ALLOCATION_COLUMNS, TRACE_COLUMNS
+from cpt_nas.search.records import ALLOCATION_COLUMNS, REMOVED_COLUMNS, TRACE_COLUMNS
 from cpt_nas.search.search import Search
+from cpt_nas.sections import ConfigError
 from cpt_nas.train.recipe import Recipe, load_recipe
 from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns, required
 from hwprofiles import Profile
 
+RECIPE, PROFILE, STRUCTURE, EXPORT = "recipe.yaml", "profile.yaml", "structure.json", "export"
 RUNNING_KEYS = ("status", "kind", "model")
 PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
 
@@ -51,10 +54,10 @@ def write_text(path: Path, text: str) -> None:
 def start(output: Path, recipe: Recipe, profile: Profile | None) -> None:
     """Make the folder: recipe.yaml, timm's args.yaml, profile.yaml, a result that says running."""
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "recipe.yaml", recipe.to_yaml())
+    write_text(output / RECIPE, recipe.to_yaml())
     write_text(output / "args.yaml", yaml.safe_dump(recipe.flat(), sort_keys=False))
     if profile is not None:
-        hwprofiles.save(profile, output / "profile.yaml")
+        hwprofiles.save(profile, output / PROFILE)
     running = {"status": "running", "kind": recipe.kind, "model": recipe.model.name}
     _write_json(output, running | provenance())
 
@@ -87,6 +90,11 @@ def write_trace(output: Path, search: Search) -> None:
     for name, rows in tables.items():
         if rows:
             write_text(output / name, pd.DataFrame(rows).to_csv(index=False))
+
+
+def write_structure(output: Path, structure: Structure) -> None:
+    """structure.json: what is left by now."""
+    structure.save(output / STRUCTURE)
 
 
 def write_layers(output: Path, cost: CostModel, dense: Structure, structure: Structure) -> None:
@@ -149,6 +157,7 @@ class Run:
         layers: layers.csv; None while unfinished.
         structure: structure.json; None before the first epoch has ended.
         trace: search.csv, a row every few steps of the search; None where there is none.
+        removed: removed.csv, what went and when; None where nothing has gone.
         allocations: allocations.csv, what stays under budgets; None where there are none.
     """
 
@@ -160,6 +169,7 @@ class Run:
     layers: pd.DataFrame | None
     structure: Structure | None
     trace: pd.DataFrame | None = None
+    removed: pd.DataFrame | None = None
     allocations: pd.DataFrame | None = None
 
     @property
@@ -176,12 +186,30 @@ class Run:
 
     @property
     def export(self) -> Path:
-        return self.folder / "export"
+        return self.folder / EXPORT
+
+    @property
+    def profile(self) -> Path | None:
+        """The profile it was searched under; None where there was none."""
+        path = self.folder / PROFILE
+        return path if path.is_file() else None
 
     @property
     def budgets(self) -> dict[str, float]:
         """Measure -> budget, of a finished search that had any."""
         return dict(self.result.get("budgets") or {})
+
+
+def read_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a run folder, with overrides as :func:`load_recipe` takes them.
+
+    Raises:
+        ConfigError: no such file, or faults in it.
+    """
+    path = folder / RECIPE
+    if not path.is_file():
+        raise ConfigError(f"recipe: no such file: {path}; is it a run folder?")
+    return load_recipe(path, overrides)
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -224,16 +252,16 @@ def load_run(folder: Path, name: str | None = None) -> Run:
     result = _result(folder)
     finished = result["status"] == "finished"
     try:
-        recipe = load_recipe(folder / "recipe.yaml")
+        recipe = read_recipe(folder)
     except ValueError as error:
-        raise ValueError(f"run: {folder}: recipe.yaml: {error}") from None
-    structure_file = folder / "structure.json"
+        raise ValueError(f"run: {folder}: {RECIPE}: {error}") from None
+    structure_file = folder / STRUCTURE
     structure = None
     if finished or structure_file.exists():
         try:
             structure = load_structure(structure_file)
         except ValueError as error:
-            raise ValueError(f"run: {folder}: structure.json: {error}") from None
+            raise ValueError(f"run: {folder}: {STRUCTURE}: {error}") from None
     layers = _table(folder, "layers.csv", columns(LayerRow), finished)
     if layers is not None:
         layers["branch"] = layers["branch"].fillna("")
@@ -241,11 +269,23 @@ def load_run(folder: Path, name: str | None = None) -> Run:
     if history is None:
         history = pd.DataFrame({column: pd.Series(dtype=float) for column in columns(HistoryRow)})
     trace = _table(folder, "search.csv", TRACE_COLUMNS, must_exist=False)
+    removed = _table(folder, "removed.csv", REMOVED_COLUMNS, must_exist=False)
     allocations = _table(folder, "allocations.csv", ALLOCATION_COLUMNS, must_exist=False)
-    if allocations is not None:
-        allocations["group"] = allocations["group"].fillna("")
-    name = name or folder.resolve().name
-    return Run(name, folder, result, recipe, history, layers, structure, trace, allocations)
+    for table in (removed, allocations):
+        if table is not None:
+            table["group"] = table["group"].fillna("")
+    return Run(
+        name=name or folder.resolve().name,
+        folder=folder,
+        result=result,
+        recipe=recipe,
+        history=history,
+        layers=layers,
+        structure=structure,
+        trace=trace,
+        removed=removed,
+        allocations=allocations,
+    )
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class HistoryRow:
         log_gamma: pruning level; NaN where no search goes on.
         train_loss, test_loss: mean cross-entropy.
         train_acc, test_acc: percent.
-        expected_cost: the charged cost over the dense network's, 0..1.
+        expected_cost: the cost that the search lowers, over the dense network's, 0..1.
         macs, params: of the network as it is cut by then.
         macs_ratio, params_ratio: over the dense network's.
         branches_left, units_left: what is left.
@@ -82,7 +82,7 @@ class Result:
         train_load: training's multiply-adds over the dense training's.
         wall_s: seconds of all epochs.
         seed, epochs: of the recipe.
-        cost: what was charged; 'none' without a search.
+        cost: what the search lowered, such as 'latency'; 'none' without a search.
         profile: name of the cost profile, or null.
         test_loss: mean cross-entropy.
         profile_fingerprint: of the profile's machine and software.

@@ -1,7 +1,7 @@
 """Training as Algorithm 1 of arXiv 2411.09127: weights and gates together, cutting on the way.
 
-`train` reads top-down: set up, then per mini-batch the loss with the gates' price on it, one step
-of the weights, one of theta, a cut when something has closed.
+`train` reads top-down: set up, then per mini-batch the loss plus the regularizer, one step of the
+weights, one of theta, and a cut when something has closed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def train(
     data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
     given = recipe.model.structure
     if resume and given is not None:
-        given = str(output / "structure.json")
+        given = str(output / run_folder.STRUCTURE)
     state = build_training(
         recipe, data, device, profile, load_structure(given) if given is not None else None
     )
@@ -74,7 +74,7 @@ def train(
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.train.smoothing)
     amp = torch.autocast(device.type, torch.bfloat16) if recipe.train.amp else nullcontext()
 
-    with Progress(console, recipe.train.epochs, data.steps) as progress:
+    with Progress(console, recipe.train.epochs, data.steps, done=state.epoch) as progress:
         for epoch in range(state.epoch, recipe.train.epochs):
             began = time.perf_counter()
             spent_before = state.macs_spent

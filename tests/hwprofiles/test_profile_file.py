@@ -245,3 +245,21 @@ def test_json_schema_describes_the_file(content: Content) -> None:
     json.dumps(schema)
     assert set(schema["required"]) <= set(content) == set(schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+def test_a_profile_says_in_three_lines_what_it_is(tiny_profile: Profile) -> None:
+    lines = repr(tiny_profile).split("\n")
+    assert len(lines) == 3 and max(map(len, lines)) < 200
+    assert tiny_profile.name in lines[0] and tiny_profile.fingerprint_id in lines[0]
+    assert f"{len(tiny_profile.layers)} layers" in lines[2]
+    assert str(tiny_profile) == repr(tiny_profile)
+
+
+def test_a_profile_as_a_table(tiny_profile: Profile) -> None:
+    table = tiny_profile.to_frame()
+    assert list(table["signature"]) == [layer.signature for layer in tiny_profile.layers]
+    assert table["dense_s"].tolist() == [x.dense.median_s for x in tiny_profile.layers]
+    assert (table["q25_s"] <= table["q75_s"]).all() and table.notna().all(axis=None)
+    renamed = tiny_profile.model_copy(update={"name": "<b>"})
+    page = renamed._repr_html_()
+    assert "<table" in page and "<b>" not in page and "&lt;b&gt;" in page

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 import hwprofiles
+from cpt_nas.cli import options
+from hwprofiles._version import __version__
+from hwprofiles.terminal import console
 from tests.support.shell import Shell
 
 UNGATED = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
@@ -147,6 +150,26 @@ def test_train_under_a_budget_and_retrain(cpt_nas: Shell, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = (folder / "report" / "report.html").read_text()
     assert "Budgets" in page and "How the searches settled" in page
+
+
+def test_a_packaged_recipe_is_trained_by_its_name(cpt_nas: Shell, tmp_path: Path) -> None:
+    short = ["train.epochs=1", "data.train_limit=64", "data.input_size=[1, 8, 8]"]
+    small = ["model.kwargs.layers=[1, 1, 1]", "model.kwargs.channels=[8, 8, 8]"]
+    overrides = [word for change in (*short, *small) for word in ("--set", change)]
+    done = cpt_nas("train", "--recipe", "digits", "--dense", *overrides, "-o", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = cpt_nas("train", "--recipe", "digitz", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 2 and "cifar10_resnet20, digits, smoke/" in done.stderr
+
+
+def test_the_version_is_the_distributions(cpt_nas: Shell, tmp_path: Path) -> None:
+    done = cpt_nas("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"cpt-nas {__version__}\n")
+
+
+def test_a_piped_table_is_not_cut_off() -> None:
+    """Both command lines write to the same console, which is wide where it is a file's."""
+    assert options.out is console
 
 
 def test_a_mistyped_option_is_named(cpt_nas: Shell, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_validation_can_be_repeated_on_other_structures(
     assert {p.name for p in tmp_path.iterdir()} == {"p.yaml", "p-cpt_resnet20.png"}
 
 
-def test_without_matplotlib_there_is_a_profile_and_no_picture(
+def test_without_matplotlib_there_is_a_profile_and_no_image(
     cpt_nas: Shell, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a device where [train] was not installed.
@@ -196,7 +196,7 @@ def test_several_models_share_one_calibration(monkeypatch: pytest.MonkeyPatch) -
     assert list(seen["dense"]) == ["a", "b"] and len(seen["cut"]) == 7
 
 
-def test_the_picture_shows_every_network(cpt_nas: Shell, file: Path, tmp_path: Path) -> None:
+def test_the_image_shows_every_network(cpt_nas: Shell, file: Path, tmp_path: Path) -> None:
     done = cpt_nas("validate-profile", "p.yaml", *MODEL, "--seconds", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (v,) = hwprofiles.load(file).validation

@@ -72,7 +72,7 @@ def load(root=None, batch_size=4, seed=0, channels_last=False, limit_bytes=2**30
     )
 
 
-def some_pictures(n=20, classes=2, size=SIZE, seed=0):
+def some_images(n=20, classes=2, size=SIZE, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, *size), generator=generator).to(torch.uint8)
     names = tuple("abcdefghij"[:classes])
@@ -80,14 +80,14 @@ def some_pictures(n=20, classes=2, size=SIZE, seed=0):
 
 
 def batches(n=20, batch_size=4, **kwargs):
-    return MemoryBatches(some_pictures(n), some_pictures(7), batch_size=batch_size, **kwargs)
+    return MemoryBatches(some_images(n), some_images(7), batch_size=batch_size, **kwargs)
 
 
 # ---- sources ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["", ".tar", ".tar.gz", ".tgz"])
-def test_folders_and_archives_hold_the_same_pictures(tmp_path, suffix):
+def test_folders_and_archives_hold_the_same_images(tmp_path, suffix):
     data = load(write_root(tmp_path / "root", suffix=suffix))
     assert data.classes == CLASSES
     assert data.num_classes == 2
@@ -99,13 +99,13 @@ def test_folders_and_archives_hold_the_same_pictures(tmp_path, suffix):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["root"]  # nothing extracted or cached
 
 
-def test_pictures_come_in_the_order_of_their_names(tmp_path):
+def test_images_come_in_the_order_of_their_names(tmp_path):
     content = members(40)  # more than one chunk
     data = load(write_root(tmp_path, train=dict(reversed(content.items()))))
     assert data.training.images[:, 0, 0, 0].tolist() == [*range(40), *range(40, 80)]
 
 
-def test_large_pictures_go_through_threads_in_order(tmp_path):
+def test_large_images_go_through_threads_in_order(tmp_path):
     noise = np.random.default_rng(0)
     content = {}
     for i in range(70):
@@ -158,7 +158,7 @@ def test_digits():
     assert test.images.shape == (360, 1, 16, 16)
     assert train.images.max() == 255
     shares = test.labels.bincount() / train.labels.bincount()
-    assert shares.sub(360 / 1437).abs().max() < 0.01  # stratified: a image or so a class
+    assert shares.sub(360 / 1437).abs().max() < 0.01  # stratified: an image or so a class
     again, _ = load_digits((3, 16, 16))
     assert torch.equal(again.images, train.images.expand(-1, 3, -1, -1))
     original, _ = load_digits((1, 8, 8))
@@ -249,7 +249,7 @@ def test_faulty_archives_are_named(tmp_path, in_memory, train, test, message):
     assert one_line(caught).startswith(f"data.root: {root}")
 
 
-def test_pictures_beside_class_folders_are_named(tmp_path):
+def test_images_beside_class_folders_are_named(tmp_path):
     root = write_root(tmp_path, train=members() | {"stray.png": encoded(1)})
     with pytest.raises(ValueError, match=r"train\.tar\.gz: stray\.png lies outside") as caught:
         load(root)
@@ -258,7 +258,7 @@ def test_pictures_beside_class_folders_are_named(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["", ".tar.gz"])
 @pytest.mark.parametrize("broken", [b"no image", encoded(3, ".jpg")[:200], b""])
-def test_a_corrupt_picture_is_named(tmp_path, suffix, broken):
+def test_a_corrupt_image_is_named(tmp_path, suffix, broken):
     content = members(suffix=".jpg") | {"dog/003.jpg": broken}
     root = write_root(tmp_path, train=content, suffix=suffix)
     with pytest.raises(ValueError, match=r"train.*: dog/003\.jpg is not a readable") as caught:
@@ -321,7 +321,7 @@ def test_batches_are_normalised_and_drop_the_rest():
     assert torch.equal(torch.cat([y for _, y in tested]), data.testing.labels)
 
 
-def test_an_epoch_is_every_picture_at_most_once():
+def test_an_epoch_is_every_image_at_most_once():
     data = batches(n=20, augment="none")
     picked = torch.cat([x for x, _ in data.train(3)])
     everything = data._normalise(data.training.images)
@@ -330,7 +330,7 @@ def test_an_epoch_is_every_picture_at_most_once():
     assert distances.min(1).values.max() < 1e-2  # float32 distances
 
 
-def test_labels_follow_their_pictures():
+def test_labels_follow_their_images():
     data = batches(n=20, augment="none")
     everything = data._normalise(data.training.images)
     for x, y in data.train(1):
@@ -399,7 +399,7 @@ def naive_shift_and_flip(image, down, right, mirrored):
 
 
 def test_augmentation_is_a_padded_crop_and_a_mirror():
-    images = some_pictures(12, size=(3, 8, 10)).images
+    images = some_images(12, size=(3, 8, 10)).images
     generator = torch.Generator().manual_seed(0)
     down, right = torch.randint(-3, 4, (2, 12), generator=generator)
     mirrored = torch.arange(12) % 2 == 0
@@ -422,7 +422,7 @@ def test_augmentation_reaches_what_it_should():
 
 
 def test_statistics_of_channels():
-    images = some_pictures(30).images
+    images = some_images(30).images
     images[:, 2] = 51
     mean, std = channel_statistics(images)
     pixels = images.double() / 255

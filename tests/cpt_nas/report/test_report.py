@@ -60,7 +60,7 @@ def dense(kwargs=KWARGS, model=MODEL):
 
 
 def cut(kwargs=KWARGS):
-    """layer1.0 gone, 3 of 8 units left in layer2.0, layer3.0 whole."""
+    """layer1.0 gone, 3 of 8 units left in layer2.0, all of layer3.0."""
     values = dense(kwargs).model_dump()
     values["branches"]["layer1.0"]["kept"] = False
     values["branches"]["layer2.0"]["units"]["act1"]["kept"] = [1, 4, 6]
@@ -722,15 +722,15 @@ def trace() -> pd.DataFrame:
 
 
 def allocations() -> pd.DataFrame:
-    """Two branches with a group each; the first has gone at the third look."""
+    """Two branches with a group each; the first has gone at the third allocation."""
     rows = []
-    for step, price in ((25, 0.0), (50, 0.2), (75, 0.4)):
+    for step, threshold in ((25, 0.0), (50, 0.2), (75, 0.4)):
         for branch in ("a", "b")[step == 75 :]:
             for group, kept in (("", 0 if branch == "a" else 1), ("g", 3)):
                 cells = {
                     "step": step,
                     "branch": branch,
-                    "threshold_importance_per_cost": price,
+                    "threshold_importance_per_cost": threshold,
                     "group": group,
                 }
                 cells |= {

@@ -78,6 +78,37 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize("name", ["digits", "digits.yaml", "smoke/vit"])
+def test_a_packaged_recipe_goes_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Wherever it is called, and a folder of that name is not taken for the recipe."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name.removesuffix(".yaml")).mkdir(parents=True)
+    file = packaged.RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+    assert load_recipe(name) == load_recipe(file)
+
+
+def test_a_file_in_the_folder_comes_before_a_packaged_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").write_text("model: {name: mine}")
+    assert load_recipe("digits").model.name == "mine"
+
+
+@pytest.mark.parametrize("name", ["digitz", "../recipes/digits", "smoke"])
+def test_an_unknown_name_lists_the_packaged_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"no such file: {name}; those .* are ") as caught:
+        load_recipe(name)
+    names = packaged.recipe_names()
+    assert {"digits", "cifar10_resnet20", "smoke/vit"} <= set(names)
+    assert str(caught.value).endswith(", ".join(names))
+
+
 def test_shares_become_steps() -> None:
     settings = SearchConfig(warmup=0.1, ramp=0.2, freeze=0.5).settings(1000, seed=7)
     assert (settings.warmup_steps, settings.ramp_steps, settings.freeze_step) == (100, 200, 500)
