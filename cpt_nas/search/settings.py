@@ -157,7 +157,7 @@ class SearchConfig(_Search):
 
     Attributes:
         profile: a cost profile's file, or a shipped one's name.
-        target: the setting that the network is to run in; see docs/profiles.md.
+        target: the setting that the network is to run in; see docs/guide/profiles.md.
         allow_foreign: it is to run on the profile's machine, not on this one.
         warmup: nothing is charged.
         ramp: then the price rises, or with a budget the cost falls.
