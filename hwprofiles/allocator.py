@@ -4,8 +4,8 @@ glibc gives large freed blocks back to the kernel and asks for them again at the
 every output of a layer, of some 100 kB and more, may then cost the kernel zeroing its pages. When
 it does so depends on the sizes that a process has freed before, so that one network takes another
 time in every process (ResNet-20 at batch 64 on one thread: 20-40 % more, and never the same; see
-``docs/guide/profiles.md``). Allocators that people deploy with (jemalloc, tcmalloc) keep memory, and so
-does glibc when it is told to: here, or for any program by the environment variables
+``docs/guide/profiles.md``). Allocators that people deploy with (jemalloc, tcmalloc) keep memory,
+and so does glibc when it is told to: here, or for any program by the environment variables
 ``MALLOC_MMAP_MAX_=0`` and ``MALLOC_TRIM_THRESHOLD_=18446744073709551615``.
 """
 

@@ -4,7 +4,7 @@ An adapter is a function ``block -> list[Branch] | Refusal``. All names in it ar
 block. It is the only place that knows a timm block's insides; everything else reads this data.
 
 A block may hold modules that have adapters of their own (an Mlp, an attention). Their unit groups
-become groups of the branch that they lie in, see :func:`cpt_nas.gating.find_branches`.
+become groups of the branch that they lie in, see :func:`cpt_nas.pruning.search_space.nest`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""The pruning level: fixed after a ramp, or the price at which the cost meets a budget.
+"""Budgets as a user states them, and as bounds that are checked against what can be reached.
 
-With a budget, the cost follows a target that falls from 1 to the budget (shares of the dense
-network's). log gamma is not a setting then, but what the decision says (:mod:`cpt_nas.decide`):
-the price at which exactly so much closes as the target asks for, of what does not stay in the end.
-It is solved for anew at every look, from what is known by then, so that nothing can wind up.
+How a search meets them: :mod:`cpt_nas.search.budget_controller`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plain nn.Sequential chains without a skip: deep stems, and small networks such as LeNet.
 
-Only what no other adapter has taken: see :func:`cpt_nas.gating.find_branches`.
+Only what no other adapter has taken: see :func:`cpt_nas.pruning.search_space.without_doubles`.
 """
 
 from __future__ import annotations
