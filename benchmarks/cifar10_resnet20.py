@@ -21,7 +21,7 @@ import markdown
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
+RECIPE = ROOT / "cpt_nas" / "recipes" / "cifar10_resnet20.yaml"
 
 FIXED_LEVEL = ["search.macs_budget=null", "search.ramp=0.13", "search.freeze=0.25"]
 FIXED_LEVEL += ["search.theta_lr=0.02", "search.estimation=0.6"]
@@ -54,7 +54,7 @@ def main() -> None:
     for name, options in jobs.items():
         if (output / name / "export").exists():
             continue
-        command = [sys.executable, "-m", "cpt_nas.cli", "train", "--recipe", str(RECIPE), *options]
+        command = [sys.executable, "-m", "cpt_nas", "train", "--recipe", str(RECIPE), *options]
         for override in common:
             command += ["--set", override]
         command += ["-o", str(output / name)]
@@ -67,7 +67,7 @@ def main() -> None:
 
     runs = [str(output / name) for name in jobs]
     report = output / "report"
-    run(["cpt_nas.cli", "report", *runs, "--profile", str(profile), "--measure", "-o", str(report)])
+    run(["cpt_nas", "report", *runs, "--profile", str(profile), "--measure", "-o", str(report)])
     csv = ROOT / "docs" / "results" / "cifar10_resnet20.csv"
     shutil.copyfile(report / "runs.csv", csv)
     table = results(pd.read_csv(csv))

@@ -37,14 +37,14 @@ import pandas as pd
 import shapes
 import timm
 import torch
-from cpt_nas.train.runs import load_runs
 from shapes import MODEL, SETTINGS, SIZE, Shape
 
 import hwprofiles
+from cpt_nas.train.run_folder import load_runs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "results"
-RECIPE = ROOT / "recipes" / "cifar10_resnet20.yaml"
+RECIPE = ROOT / "cpt_nas" / "recipes" / "cifar10_resnet20.yaml"
 BUDGET = 0.5
 # The network for batch 1 takes 0.45 of the latency at batch 64, the one for that 0.54 at batch 1.
 SEARCHES = (*((setting, BUDGET) for setting in SETTINGS), ("t1-b64", 0.45), ("t1-b1", 0.54))
@@ -121,7 +121,7 @@ def search_name(cost: str, budget: float) -> str:
 
 def profile(name: str, path: Path) -> None:
     threads, batch_size = SETTINGS[name]
-    command = ["cpt_nas.cli", "profile", MODEL, "--input-size", "3", str(SIZE), str(SIZE)]
+    command = ["cpt_nas", "profile", MODEL, "--input-size", "3", str(SIZE), str(SIZE)]
     command += ["--threads", str(threads), "--batch-size", str(batch_size)]
     run([*command, "--structures", "12", "--seconds", "20", "--name", name, "-o", str(path)])
 
@@ -198,7 +198,7 @@ def train_all(jobs: Mapping[str, Sequence[str]], output: Path, at_once: int) -> 
                 shutil.rmtree(folder)  # killed in its first epoch
             print(time.strftime("%H:%M"), "cpt-nas", *command, flush=True)
             with (output / f"{name}.log").open("a") as log:
-                command = [sys.executable, "-m", "cpt_nas.cli", *command]
+                command = [sys.executable, "-m", "cpt_nas", *command]
                 running[name] = subprocess.Popen(command, stdout=log, stderr=log)
         if not running:
             failed += waiting  # they wait for one that failed
@@ -226,7 +226,7 @@ def write(output: Path, profiles: Mapping[str, Path]) -> None:
     report = output / "report"
     if runs:
         under = [x for path in profiles.values() for x in ("--profile", str(path))]
-        run(["cpt_nas.cli", "report", *map(str, runs), *under, "-o", str(report)])
+        run(["cpt_nas", "report", *map(str, runs), *under, "-o", str(report)])
         allocations = joined(
             pd.read_csv(report / "allocations.csv"), DOCS / "hardware_allocations.csv", "run"
         )
@@ -317,7 +317,7 @@ def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
     }
     for name, figure in drawn.items():
         figure.savefig(images / f"{name}.png", dpi=DPI)
-    for kind in ("search", "importance_per_cost"):
+    for kind in ("search", "importance"):
         for image in figures.glob(f"{kind}_*-s0.png"):
             shutil.copyfile(image, images / image.name)
 

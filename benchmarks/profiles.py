@@ -60,7 +60,7 @@ class Job:
 
     def profile(self, output: Path, structures: int, seed: int) -> None:
         """Profile in a fresh process."""
-        command = [sys.executable, "-m", "cpt_nas.cli", "profile", self.model]
+        command = [sys.executable, "-m", "cpt_nas", "profile", self.model]
         command += ["--input-size", "3", str(self.size), str(self.size)]
         command += ["--batch-size", str(self.batch_size), "--device", self.device]
         command += ["--threads", str(self.threads), "--structures", str(structures)]

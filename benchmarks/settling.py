@@ -26,7 +26,7 @@ from cpt_nas.train.train import train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "results"
-RECIPE = ROOT / "recipes" / "digits.yaml"
+RECIPE = ROOT / "cpt_nas" / "recipes" / "digits.yaml"
 BASE: dict[str, Any] = {"search.macs_budget": 0.5, "search.cut_interval": 10}
 BASE |= {"search.warmup": 0.02, "search.ramp": 0.13, "search.freeze": 0.2}
 # Without a budget theta follows Adam under a fixed level, which has to be chosen by hand.

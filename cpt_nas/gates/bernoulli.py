@@ -141,7 +141,7 @@ class BernoulliGate(nn.Module):
 
         The samples that were on and those that were off are averaged apart and weighed as the
         estimator weighs them. A unit that was never off (or on) is taken to be as the others of
-        its group were then; a group that never was is judged by the other state alone. Benefit 0
+        its group were then; a group that never was is judged by the other state alone. Importance 0
         where nothing is known.
         """
         counts, sums, squares = self.memory.view(3, 2, -1)
