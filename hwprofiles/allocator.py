@@ -1,11 +1,11 @@
 """Freed memory is kept, so that no timing depends on what the C library did before.
 
 glibc gives large freed blocks back to the kernel and asks for them again at the next allocation:
-every output of a layer, of some 100 kB and more, may then cost the kernel zeroing its pages. When
-it does so depends on the sizes that a process has freed before, so that one network takes another
-time in every process (ResNet-20 at batch 64 on one thread: 20-40 % more, and never the same; see
-``docs/guide/profiles.md``). Allocators that people deploy with (jemalloc, tcmalloc) keep memory,
-and so does glibc when it is told to: here, or for any program by the environment variables
+the kernel then zeroes the pages of every larger output anew. When it does so depends on the sizes
+that a process has freed before, so that one network takes another time in every process
+(``docs/decisions/0008-freed-memory-is-kept.md``). Allocators that people deploy with (jemalloc,
+tcmalloc) keep memory, and so does glibc when it is told to: here, or for any program by the
+environment variables
 ``MALLOC_MMAP_MAX_=0`` and ``MALLOC_TRIM_THRESHOLD_=18446744073709551615``.
 """
 

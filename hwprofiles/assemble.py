@@ -49,12 +49,13 @@ def assemble(
     workload: Workload,
     traced: Mapping[str, Traced],
     unique: Mapping[str, LayerSpec],
-    step: ChannelDivisor,
+    divisor: ChannelDivisor,
     timed: Timed,
     memories: Mapping[str, Memory],
     protocol: Protocol,
     created: Created,
 ) -> Profile:
+    """Fit every layer, the scale and the weights, and gather all of it in a profile."""
     fits: dict[str, LayerFit] = {}
     for signature, spec in unique.items():
         points = [Point(i, o, m.median_s) for (i, o), m in timed.layers[signature].items()]
@@ -67,6 +68,7 @@ def assemble(
     scale = fit_scale(
         [timed.networks[label].median_s for label in sums], [sums[label] for label in sums]
     )
+    calibration = Calibration(scale=scale, offset_s=0.0, n=len(sums))
     weights = fit_weights([t.layers for t in traced.values()], costs, BYTES[workload.dtype])
     counts = {label: Counter(s.signature for s in t.layers) for label, t in traced.items()}
     return Profile(
@@ -80,8 +82,8 @@ def assemble(
         cost_model=CostModel(
             form="a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
             loss="relative squared error, coefficients not negative",
-            channel_divisor=step,
-            calibration=Calibration(scale=scale, offset_s=0.0, n=len(sums)),
+            channel_divisor=divisor,
+            calibration=calibration,
         ),
         layers=[
             _layer(
@@ -93,7 +95,7 @@ def assemble(
             for signature, spec in unique.items()
         ],
         dense={
-            label: _end_to_end(timed.networks[label], sums[label], scale, t, memories[label])
+            label: _end_to_end(timed.networks[label], sums[label], calibration, t, memories[label])
             for label, t in traced.items()
         },
     )
@@ -130,7 +132,11 @@ def _layer(
 
 
 def _end_to_end(
-    measured: Measurement, total: float, scale: float, traced: Traced, memories: Memory
+    measured: Measurement,
+    total: float,
+    calibration: Calibration,
+    traced: Traced,
+    memories: Memory,
 ) -> EndToEnd:
     return EndToEnd(
         **_quartiles(measured),
@@ -138,7 +144,7 @@ def _end_to_end(
         p99_s=measured.quantile(0.99),
         sum_of_layers_s=total,
         explained=total / measured.median_s,
-        calibrated_error=scale * total / measured.median_s - 1,
+        calibrated_error=calibration.network_s(total) / measured.median_s - 1,
         macs=sum(s.macs for s in traced.layers),
         params=sum(s.params for s in traced.layers),
         memory=memories,

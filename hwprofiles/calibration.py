@@ -7,14 +7,11 @@ whole networks, dense and cut at random, are measured, and
     network = scale * (by_form[dense] * convolutions and linear layers + by_form[channel] * others)
               + per_layer_s * number of layers
 
-is fitted to them. Of the forms tried on random sub-networks of three ResNets that the fit had not
-seen, this had the smallest error: one scale alone predicts the narrow CIFAR networks as well, but
-ResNet-18 at 224 a third worse; an offset per network adds nothing. It stays multilinear in the
-gates, because it only changes layers' coefficients.
+is fitted to them. It changes layers' coefficients only, so that a network's cost stays multilinear
+in its widths.
 
-The dense networks were measured before, with their layers. Machines drift by some per cent between
-two such sessions. What is fitted are the whole networks of this one, so that networks measured
-among them are predicted without that drift; it is written down beside the fit.
+The dense networks were measured with their layers, too. Machines drift by some per cent between two
+such sessions; the fit takes this one's times, and the drift is written beside it.
 """
 
 from __future__ import annotations
@@ -34,8 +31,8 @@ from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # The dense networks count double: ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
-# How strongly the two factors are drawn to one common scale, and the constant to zero, against the
-# networks; with ten networks 0 follows the noise, 1 hides what there is.
+# How strongly the two factors are drawn to one common scale, and the constant to zero. Without it
+# ten networks would fit the noise.
 SHRINKAGE = 0.3
 # Above this the two sessions disagree so much that the verdict is noisy.
 MAX_DRIFT = 0.05

@@ -1,7 +1,7 @@
 """Candidates: whole networks that the caller makes, by which a profile is calibrated and judged.
 
-This package knows nothing of pruning. Whoever cuts networks says how to build one and which of the
-profile's layers it runs at which widths.
+This package does not prune. Whoever cuts networks says how to build one, and which of the profile's
+layers it runs at which widths.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class Candidate:
         Raises:
             ProfileError: a layer that the profile does not hold.
         """
-        costs = {e.signature: profile.cost(e.signature) for e in self.layers}
-        total = sum(costs[e.signature].at(e.in_channels, e.out_channels) for e in self.layers)
-        return profile.calibration.network_s(total)
+        return profile.network_s((e.signature, e.in_channels, e.out_channels) for e in self.layers)
 
     def digest(self) -> str:
         """``digest`` of the layers."""

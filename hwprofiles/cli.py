@@ -6,7 +6,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from hwprofiles._version import __version__
 from hwprofiles.device import usable_cores
@@ -28,7 +27,7 @@ from hwprofiles.options import (
     create_models_at,
 )
 from hwprofiles.profile_file import json_schema, load, save
-from hwprofiles.show import _HEADLINES, _percent, _ratio, _time, show_summary
+from hwprofiles.show import show_comparison, show_layers, show_summary
 from hwprofiles.target import Target, setting_differences
 from hwprofiles.terminal import EXIT_DIFFERENT, console, new_app, progress_bar, run_app
 
@@ -89,20 +88,7 @@ def show(
     """Print a profile as tables. Example: hwprofiles show resnet18.yaml"""
     profile = load(file)
     show_summary(profile)
-    table = Table("layer", "runs", "MACs", "params", "out bytes", "dense", "spread", "fit error")
-    for layer in profile.layers:
-        dense = layer.dense
-        table.add_row(
-            layer.signature,
-            str(sum(layer.count.values())),
-            f"{layer.macs / 1e6:.2f} M",
-            f"{layer.params:,}",
-            f"{layer.activation_bytes:,}",
-            _time(dense.median_s),
-            _percent((dense.q75_s - dense.q25_s) / dense.median_s),
-            _percent(layer.fit_error),
-        )
-    console.print(table)
+    show_layers(profile)
 
 
 @app.command()
@@ -111,23 +97,7 @@ def compare(
     b: Annotated[str, typer.Argument(help="Another one.")],
 ) -> None:
     """Print two profiles side by side. Example: hwprofiles compare laptop.yaml server.yaml"""
-    first, second = load(a), load(b)
-    table = Table("", first.name, second.name, "ratio")
-    for label, of in _HEADLINES.items():
-        x, y = of(first), of(second)
-        table.add_row(label, f"{x:.4g}", f"{y:.4g}", _ratio(x, y))
-    for model in sorted(set(first.dense) & set(second.dense)):
-        x, y = first.dense[model].median_s, second.dense[model].median_s
-        table.add_row(f"{model}, whole", _time(x), _time(y), _ratio(x, y))
-    others = {layer.signature: layer.dense.median_s for layer in second.layers}
-    for layer in first.layers:
-        if layer.signature in others:
-            x, y = layer.dense.median_s, others[layer.signature]
-            table.add_row(layer.signature, _time(x), _time(y), _ratio(x, y))
-    console.print(table)
-    own = len(first.layers) + len(second.layers)
-    shared = len({layer.signature for layer in first.layers} & set(others))
-    console.print(f"{shared} layers in both, {own - 2 * shared} in one only")
+    show_comparison(load(a), load(b))
 
 
 @app.command()

@@ -15,11 +15,11 @@ from scipy.optimize import nnls
 
 from hwprofiles.layers import Coefficients, Form, LayerSpec
 
-STEP_CANDIDATES = (64, 32, 16, 8, 4, 2)
-# Rounding up to a multiple of the step may cost this share of what the added channels would cost
+DIVISOR_CANDIDATES = (64, 32, 16, 8, 4, 2)
+# Rounding up to a multiple of the divisor may cost this share of what the added channels would cost
 # if time were proportional to them. 0 is a perfect staircase, 1 none at all.
-STEP_TOLERANCE = 0.3
-# The dense widths are where every search starts, and what a ratio to dense is taken of.
+ROUNDING_TOLERANCE = 0.3
+# The dense widths count more: every search starts there, and ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
 WIDTHS_OF_WEIGHTS_FIT = (0.25, 0.5, 0.75, 1.0)
 # Keeps kappa finite on a device where nothing but the number of layers costs time.
@@ -117,35 +117,36 @@ def fit_layer(points: Sequence[Point], form: Form, dense: tuple[int, int]) -> La
 
 
 def find_channel_divisor(sweeps: Sequence[Mapping[int, float]]) -> int:
-    """The largest step to whose multiples widths can be rounded up (almost) for free.
+    """The largest divisor to whose multiples widths can be rounded up (almost) for free.
 
     Args:
-        sweeps: a layer each, width -> time. A step is judged by the widths whose next multiple was
-            timed, too, and by layers for which three multiples were.
+        sweeps: a layer each, width -> time. A divisor is judged by the widths whose next multiple
+            was timed, too, and by layers for which three multiples were.
 
     Returns:
         1 when time grows smoothly.
     """
-    for step in STEP_CANDIDATES:
-        # A coarser grid also looks cheap where a finer one saves much, so what it adds to the next
+    for divisor in DIVISOR_CANDIDATES:
+        # A coarse grid also seems cheap where a finer one saves much, so what it adds to the next
         # finer grid is judged by itself.
-        if _rounds_for_free(sweeps, step, 1) and _rounds_for_free(sweeps, step, step // 2):
-            return step
+        free = _rounds_for_free(sweeps, divisor, 1)
+        if free and _rounds_for_free(sweeps, divisor, divisor // 2):
+            return divisor
     return 1
 
 
-def _rounds_for_free(sweeps: Sequence[Mapping[int, float]], step: int, grid: int) -> bool:
-    """Does rounding the multiples of ``grid`` up to multiples of ``step`` cost next to nothing?"""
+def _rounds_for_free(sweeps: Sequence[Mapping[int, float]], divisor: int, grid: int) -> bool:
+    """Whether rounding multiples of ``grid`` up to multiples of ``divisor`` is almost free."""
     extra = proportional = 0.0
     for seconds in sweeps:
-        pairs = [(w, -(-w // step) * step) for w in seconds if w % grid == 0]
+        pairs = [(w, -(-w // divisor) * divisor) for w in seconds if w % grid == 0]
         pairs = [(w, up) for w, up in pairs if up in seconds]
         if len({up for _, up in pairs}) < 3:
             continue
         dense = seconds[max(seconds)]  # so that every layer counts the same
         extra += sum(seconds[up] - seconds[w] for w, up in pairs) / dense
         proportional += sum(seconds[w] * (up - w) / w for w, up in pairs) / dense
-    return extra < STEP_TOLERANCE * proportional
+    return extra < ROUNDING_TOLERANCE * proportional
 
 
 def fit_weights(
@@ -156,8 +157,8 @@ def fit_weights(
     """Fit the three coarse weights across the layers of whole networks.
 
     A layer is here a convolution or a linear layer with all that follows it up to the next one
-    (norm, activation, addition), which go when it goes. Each counts at four widths, because at its
-    dense widths alone the constant cannot be told from the rest.
+    (norm, activation, addition), which is removed with it. Each counts at four widths, because at
+    its dense widths alone the constant cannot be told from the rest.
 
     Args:
         models: the layers of each network, in order.

@@ -36,8 +36,8 @@ from hwprofiles.schema import (
     Created,
     Memory,
     Protocol,
-    StepPoint,
     Sweep,
+    SweepPoint,
     Workload,
 )
 from hwprofiles.timing import (
@@ -52,7 +52,7 @@ from hwprofiles.timing import (
 from hwprofiles.tracing import Traced, trace_all
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# The channel divisor is looked for in so many layers, of at least such a width.
+# The channel divisor is found by sweeping so many layers, of at least such a width.
 SWEPT_LAYERS = 3
 MIN_SWEPT_WIDTH = 16
 
@@ -106,9 +106,9 @@ def measure(
         x = example_input(setting, size)
         traced = {label: trace_all(network, x) for label, network in networks.items()}
         unique = {s.signature: s for t in traced.values() for s in t.layers}
-        step, contention = _sweep_channel_divisor(traced, setting, min_s, seed, progress)
+        divisor, contention = _sweep_channel_divisor(traced, setting, min_s, seed, progress)
         timed = _time_everything(
-            traced, networks, x, step.value, setting, rounds, min_s, seed, progress
+            traced, networks, x, divisor.value, setting, rounds, min_s, seed, progress
         )
         memories = {
             label: _memory(network, x, traced[label], threads)
@@ -129,7 +129,7 @@ def measure(
         workload,
         traced,
         unique,
-        step,
+        divisor,
         timed,
         memories,
         _protocol(timed.rounds, contention, setting),
@@ -192,14 +192,14 @@ def _time_everything(
     traced: Mapping[str, Traced],
     networks: Mapping[str, nn.Module],
     x: Tensor,
-    step: int,
+    divisor: int,
     setting: Setting,
     rounds: int,
     min_s: float,
     seed: int,
     progress: Progress | None,
 ) -> Timed:
-    plans = {label: plan_chains(t.layers, step) for label, t in traced.items()}
+    plans = {label: plan_chains(t.layers, divisor) for label, t in traced.items()}
     work = [
         (spec, widths)
         for label, t in traced.items()
@@ -270,7 +270,7 @@ def _sweep_channel_divisor(
             for signature, sizes in plans.items()
             for i, o in sizes
         }
-        # In two orders, for no width may profit from the one before it.
+        # In two orders, so that no width always profits from the one before it.
         orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
         swept_rounds = measure_rounds(
             {},
@@ -294,7 +294,7 @@ def _sweep_channel_divisor(
     found = ChannelDivisor(
         value=find_channel_divisor(list(sweeps.values())),
         sweeps=[
-            Sweep(layer=s, points=[StepPoint(channels=w, median_s=t) for w, t in points.items()])
+            Sweep(layer=s, points=[SweepPoint(channels=w, median_s=t) for w, t in points.items()])
             for s, points in sweeps.items()
         ],
     )
@@ -311,7 +311,7 @@ def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int) -> Memo
 
 
 def _protocol(timed: Rounds, before: float | None, setting: Setting) -> Protocol:
-    """``before``: the contention while the channel divisor was looked for."""
+    """``before``: the contention during the sweep for the channel divisor."""
     seen = [c for c in (timed.contention, before) if c is not None]
     return Protocol(
         timer=setting.timer().name,

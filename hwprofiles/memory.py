@@ -93,7 +93,7 @@ def peak_measured_bytes(model: nn.Module, x: Tensor, threads: int) -> int | None
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         try:
             done = subprocess.run(
-                # -P: or modules of this package would hide the standard library's `profile`.
+                # -P: this package's folder is not searched for modules.
                 [sys.executable, "-P", __file__, str(path), str(threads)],
                 capture_output=True,
                 text=True,

@@ -1,10 +1,10 @@
 """Operations: what a layer executes, and how to run it alone at other widths.
 
-A layer is either a module of a type in ``MODULE_TYPES`` (timed whole) or a torch function called by
-any other module (an addition, a padding, a softmax). Both become an ``Operation``: a type, the
+A layer is either a module of a type in ``MODULE_TYPES``, timed as one, or a torch function that any
+other module calls (an addition, a padding, a softmax). Both become an ``Operation``: a type, the
 tensors that it takes, and a way to make it again with other channel counts. A type is recognised by
-its forward function, so a parametrized convolution is a convolution, and a subclass that computes
-something else is not: it is taken apart into the functions that it calls.
+its forward function: a parametrized convolution is a convolution, and a subclass that computes
+something else is taken apart into the functions that it calls.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ModuleType:
 def _conv2d(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
     options = dict(options)
     groups = options.pop("groups")
-    if groups > 1:  # a whole group is the unit: the groups' width stays
+    if groups > 1:  # groups are removed, their width stays
         groups = cin * groups // dense_cin
     return nn.Conv2d(cin, cout, groups=groups, **options)
 

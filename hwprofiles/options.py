@@ -1,4 +1,4 @@
-"""The command line: hwprofiles measure | show | compare | check | schema."""
+"""Options of commands that measure models, and what the commands make of them."""
 
 from __future__ import annotations
 
@@ -11,53 +11,29 @@ import typer
 import yaml
 
 Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
-
-
 Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
-
-
 InputSize = Annotated[
     tuple[int, int, int] | None,
     typer.Option(
         help="Channels, height, width of one example; default is the model's.", show_default=False
     ),
 ]
-
-
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a call.")]
-
-
 DeviceType = Annotated[str, typer.Option(help="cpu or cuda.")]
-
-
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
 ]
-
-
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-
-
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory format.")]
-
-
 Modules = Annotated[
     list[str] | None,
     typer.Option("--import", help="Python module that registers models; repeatable."),
 ]
-
-
 ModelKwargs = Annotated[
     list[str] | None, typer.Option(help="key=value for the model's constructor; repeatable.")
 ]
-
-
 Name = Annotated[str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")]
-
-
 NumRounds = Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")]
-
-
 Seconds = Annotated[float, typer.Option(min=0, help="Measure for at least so long.")]
 
 

@@ -1,7 +1,7 @@
-"""The plan: at which widths every layer is timed, and in which company.
+"""The plan: the chains in which layers are timed, and the widths in each.
 
-Layers are timed in chains that look like the networks a search comes by, because a layer's time
-depends on what ran before it. One chain is the dense network, some are the whole network at a
+Layers are timed in chains that resemble networks of a search, because a layer's time depends on
+what ran before it. One chain is the dense network, some are the whole network at a
 smaller width, and some are residual blocks whose hidden width alone is smaller: every other weight
 layer has its output narrowed, the next one its input.
 """
@@ -20,24 +20,24 @@ WIDE_WINDOW = 128
 Widths = tuple[int, int]
 
 
-def plan_chains(specs: Sequence[LayerSpec], step: int) -> list[list[Widths]]:
+def plan_chains(specs: Sequence[LayerSpec], divisor: int) -> list[list[Widths]]:
     """The (in_channels, out_channels) of every layer of a network, one list a chain.
 
     Args:
         specs: the network's layers, in order.
-        step: the channel divisor; widths other than the dense ones are multiples of it.
+        divisor: the channel divisor; widths other than the dense ones are multiples of it.
 
     Returns:
         The first chain is the dense network.
     """
-    chains = [_chain(specs, step, (share,)) for share in UNIFORM_SHARES]
+    chains = [_chain(specs, divisor, (share,)) for share in UNIFORM_SHARES]
     for share in HIDDEN_SHARES:
-        chains.append(_chain(specs, step, (share, 1.0)))
-        chains.append(_chain(specs, step, (1.0, share)))
+        chains.append(_chain(specs, divisor, (share, 1.0)))
+        chains.append(_chain(specs, divisor, (1.0, share)))
     return chains
 
 
-def _chain(specs: Sequence[LayerSpec], step: int, out_shares: tuple[float, ...]) -> list[Widths]:
+def _chain(specs: Sequence[LayerSpec], divisor: int, out_shares: tuple[float, ...]) -> list[Widths]:
     """Weight layers take the output shares in turn; what follows one has its output's width."""
     widths = []
     share_in = out_shares[-1]
@@ -48,13 +48,13 @@ def _chain(specs: Sequence[LayerSpec], step: int, out_shares: tuple[float, ...])
             turn += 1
             widths.append(
                 (
-                    _width(spec.in_channels, share_in, step),
-                    _width(spec.out_channels, share_out, step),
+                    _width(spec.in_channels, share_in, divisor),
+                    _width(spec.out_channels, share_out, divisor),
                 )
             )
             share_in = share_out
         elif spec.scalable:
-            multiple = spec.channel_multiple * -(-step // spec.channel_multiple)
+            multiple = spec.channel_multiple * -(-divisor // spec.channel_multiple)
             if multiple >= spec.in_channels:
                 multiple = spec.channel_multiple
             width = _width(spec.in_channels, share_in, multiple)

@@ -86,14 +86,17 @@ class Profile(Section):
 
     def _repr_html_(self) -> str:
         """For notebooks: the three lines, and the table of layers."""
-        return f"<pre>{html.escape(repr(self))}</pre>{self.to_frame().to_html(escape=True)}"
+        with pd.option_context("display.max_colwidth", None):  # else signatures are cut short
+            table = self.to_frame().to_html(escape=True)
+        return f"<pre>{html.escape(repr(self))}</pre>{table}"
 
     def to_frame(self) -> pd.DataFrame:
         """A row a layer, in the file's order.
 
         Columns: signature, type, form, runs (in all models), macs, params, activation_bytes,
-        dense_s (median seconds a call at full width), q25_s, q75_s, n (readings), fit_error (0..1),
-        and the coefficients const_s, per_in_s, per_out_s, per_in_out_s as they are in the file.
+        dense_s (median seconds a call at full width), q25_s, q75_s, spread ((q75_s - q25_s) /
+        dense_s), n (readings), fit_error (mean relative error at the samples), and the coefficients
+        const_s, per_in_s, per_out_s, per_in_out_s as they are in the file.
         """
         return pd.DataFrame(
             [
@@ -108,6 +111,7 @@ class Profile(Section):
                     "dense_s": layer.dense.median_s,
                     "q25_s": layer.dense.q25_s,
                     "q75_s": layer.dense.q75_s,
+                    "spread": layer.dense.spread,
                     "n": layer.dense.n,
                     "fit_error": layer.fit_error,
                     "const_s": layer.coefficients.const_s,
@@ -204,8 +208,20 @@ class Profile(Section):
         missing = self.missing(specs)
         if missing:
             raise MissingLayers(missing, self)
-        total = sum(self.cost(s.signature).at(s.in_channels, s.out_channels) for s in specs)
-        return self.calibration.network_s(total)
+        return self.network_s((s.signature, s.in_channels, s.out_channels) for s in specs)
+
+    def network_s(self, executed: Iterable[tuple[str, float, float]]) -> float:
+        """Seconds a call of a network that runs these layers at these widths, calibrated.
+
+        Args:
+            executed: (signature, in_channels, out_channels) of every layer that runs.
+
+        Raises:
+            ProfileError: a layer that the profile does not hold.
+        """
+        rows = list(executed)
+        costs = {signature: self.cost(signature) for signature, _, _ in rows}
+        return self.calibration.network_s(sum(costs[s].at(i, o) for s, i, o in rows))
 
     def check(self) -> list[Difference]:
         """Where this machine and its software differ from the ones the profile was made on."""

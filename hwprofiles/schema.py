@@ -145,11 +145,11 @@ class Calibration(Section):
     )
 
     def network_s(self, layers_s: float) -> float:
-        """Seconds of a network whose layers' costs sum to this; the one place that says so."""
+        """Seconds of a network whose layers' costs, as ``Profile.cost`` gives them, sum to this."""
         return self.scale * layers_s + self.offset_s
 
 
-class StepPoint(Section):
+class SweepPoint(Section):
     channels: Count
     median_s: Positive
 
@@ -158,7 +158,7 @@ class Sweep(Section):
     """Sum of one layer's times with a narrower input and with a narrower output."""
 
     layer: str
-    points: list[StepPoint]
+    points: list[SweepPoint]
 
 
 class ChannelDivisor(Section):
@@ -188,6 +188,11 @@ class Latency(Section):
         if not self.q25_s <= self.median_s <= self.q75_s:
             raise ValueError("quartiles must enclose the median")
         return self
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range / median."""
+        return (self.q75_s - self.q25_s) / self.median_s
 
 
 class Sample(Latency):
@@ -297,12 +302,12 @@ class Validation(Section):
     at_step: Scores = Field(description="networks at the channel divisor")
     off_step: Scores | None = Field(description="null: none, as with a channel divisor of 1")
     macs_alone: Scores = Field(
-        description="networks at the step by scale * MACs + offset, both fitted to these very "
+        description="networks at the divisor by scale * MACs + offset, both fitted to these very "
         "networks, which favours them"
     )
     params_alone: Scores = Field(description="the same by parameters")
     speed_up_error: NonNegative = Field(
-        description="mean relative error of cut / dense, at the step"
+        description="mean relative error of cut / dense, at the divisor"
     )
     dense_error: float = Field(description="the uncut network: predicted / measured - 1")
     noise_floor: NonNegative = Field(

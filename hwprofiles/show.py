@@ -1,12 +1,23 @@
-"""The command line: hwprofiles measure | show | compare | check | schema."""
+"""Profiles as tables in a terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from rich.table import Table
 
 from hwprofiles.profile_file import Profile
 from hwprofiles.schema import Calibration
 from hwprofiles.terminal import console
+
+HEADLINES: dict[str, Callable[[Profile], float]] = {
+    "layer constant kappa": lambda p: p.kappa,
+    "compute weight alpha": lambda p: p.alpha,
+    "seconds a layer": lambda p: p.weights.seconds_per_layer,
+    "seconds a MAC": lambda p: p.weights.seconds_per_mac,
+    "seconds a parameter byte": lambda p: p.weights.seconds_per_param_byte,
+    "channel divisor": lambda p: p.channel_divisor,
+}
 
 
 def show_summary(profile: Profile) -> None:
@@ -52,6 +63,43 @@ def show_summary(profile: Profile) -> None:
     console.print(table)
 
 
+def show_layers(profile: Profile) -> None:
+    """Print a row a layer."""
+    table = Table("layer", "runs", "MACs", "params", "out bytes", "dense", "spread", "fit error")
+    for layer in profile.layers:
+        table.add_row(
+            layer.signature,
+            str(sum(layer.count.values())),
+            f"{layer.macs / 1e6:.2f} M",
+            f"{layer.params:,}",
+            f"{layer.activation_bytes:,}",
+            _time(layer.dense.median_s),
+            _percent(layer.dense.spread),
+            _percent(layer.fit_error),
+        )
+    console.print(table)
+
+
+def show_comparison(first: Profile, second: Profile) -> None:
+    """Print two profiles side by side: the weights, the networks and the layers in both."""
+    table = Table("", first.name, second.name, "ratio")
+    for label, of in HEADLINES.items():
+        x, y = of(first), of(second)
+        table.add_row(label, f"{x:.4g}", f"{y:.4g}", _ratio(x, y))
+    for model in sorted(set(first.dense) & set(second.dense)):
+        x, y = first.dense[model].median_s, second.dense[model].median_s
+        table.add_row(f"{model}, whole", _time(x), _time(y), _ratio(x, y))
+    others = {layer.signature: layer.dense.median_s for layer in second.layers}
+    for layer in first.layers:
+        if layer.signature in others:
+            x, y = layer.dense.median_s, others[layer.signature]
+            table.add_row(layer.signature, _time(x), _time(y), _ratio(x, y))
+    console.print(table)
+    own = len(first.layers) + len(second.layers)
+    shared = len({layer.signature for layer in first.layers} & set(others))
+    console.print(f"{shared} layers in both, {own - 2 * shared} in one only")
+
+
 def _contention(cores: float | None) -> str:
     return "contention not seen" if cores is None else f"contention {cores:.2f} cores"
 
@@ -66,16 +114,6 @@ def _calibration(c: Calibration) -> str:
         f"{c.verdict}: {', '.join(words)}; from {c.n} networks, error of one predicted from the "
         f"others {_percent(c.left_out_error)}{drift}"
     )
-
-
-_HEADLINES = {
-    "layer constant kappa": lambda p: p.kappa,
-    "compute weight alpha": lambda p: p.alpha,
-    "seconds a layer": lambda p: p.weights.seconds_per_layer,
-    "seconds a MAC": lambda p: p.weights.seconds_per_mac,
-    "seconds a parameter byte": lambda p: p.weights.seconds_per_param_byte,
-    "channel divisor": lambda p: p.channel_divisor,
-}
 
 
 def _time(seconds: float) -> str:

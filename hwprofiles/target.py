@@ -1,10 +1,9 @@
 """The target: the machine and the setting in which the finished network is to run.
 
-A profile holds for one machine, its software and one setting. Nobody can tell from a training
-where its network will run, so what counts as the target is: this machine, whatever device it trains
-on, in the profile's setting, unless the user states another setting. A profile of another machine
-is for a target elsewhere, which the user confirms (``allow_foreign``); a setting that was stated
-and is not the profile's is a contradiction, and is always refused.
+A profile holds for one machine, its software and one setting. Unless the user says otherwise, the
+target is this machine in the profile's setting, whatever device trains. A profile of another
+machine has to be allowed (``allow_foreign``); a stated setting that is not the profile's is a
+contradiction, and always refused.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ def require_target(
     if machine:
         raise ProfileError(
             f"profile {profile.name} is of another machine or software: {_listed(machine)}. "
-            "Measure one here (hwprofiles measure), or, if the network is to run there, say so "
-            "with --allow-foreign"
+            "Measure one here (hwprofiles measure), or, if the network is to run there, allow it "
+            "(allow_foreign=True, --allow-foreign)"
         )
 
 

@@ -6,28 +6,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-# Written to a file, a table may be as wide as it needs to be.
+# Tables that are written to a file or a pipe may be wide.
 console = Console(width=None if sys.stdout.isatty() else 200)
 
-
 EXIT_DIFFERENT = 1
-
-
 EXIT_USER_ERROR = 2
-
-
 EXIT_ABORTED = 130
+
 PLAIN_EVERY_S = 10.0  # between two plain lines of progress
 
 Report = Callable[[str, int, int], None]
 """(stage, done, total)"""
-
 
 # The base of typer's own errors; the module that holds it has moved between typer's versions.
 _UsageError: type[Exception] = next(
@@ -38,7 +35,13 @@ _UsageError: type[Exception] = next(
 
 
 def new_app(name: str, about: str, version: str) -> typer.Typer:
-    """A command line that looks like the other package's, with --version."""
+    """A typer application without commands yet, with --version; all of ours are made here.
+
+    Args:
+        name: of the program.
+        about: one line of help.
+        version: what --version prints beside the name.
+    """
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -54,7 +57,7 @@ def new_app(name: str, about: str, version: str) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
 
-    # As a default and not as an annotation, which would be looked up outside this function.
+    # As a default and not as an annotation, which is resolved outside this function.
     wanted = typer.Option(
         False, "--version", callback=show_version, is_eager=True, help="Show the version."
     )
@@ -130,13 +133,18 @@ class PlainProgress:
     ) -> None:
         self.write, self.every_s, self.clock = write, every_s, clock
         self._last: dict[str, float] = {}
+        self._done: dict[str, int] = {}
         self._ended: set[str] = set()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = self.clock()
-        begun = self._last.setdefault(stage, now)
+        if done < self._done.get(stage, 0):  # the stage begins once more
+            self._ended.discard(stage)
+            self._last[stage] = now
+        self._done[stage] = done
+        last = self._last.setdefault(stage, now)
         ends = done >= total and stage not in self._ended
-        if ends or now - begun >= self.every_s:
+        if ends or now - last >= self.every_s:
             self._last[stage] = now
             self.write(f"{stage}: {done} of {total}")
         if ends:
@@ -147,14 +155,16 @@ class PlainProgress:
 def progress_bar(console: Console | None = None) -> Iterator[Report]:
     """Yields the ``progress`` callback (stage, done, total).
 
-    In a terminal or a notebook it draws one bar a stage, elsewhere it prints plain lines.
+    In a terminal, and in a notebook with ipywidgets, it draws one bar a stage; elsewhere, as in a
+    pipe, it prints plain lines.
 
     Args:
         console: default is stderr.
     """
     console = console or Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
-        yield PlainProgress(lambda line: console.print(line, markup=False, highlight=False))
+    widgets = console.is_jupyter and find_spec("ipywidgets") is not None
+    if not (console.is_interactive or widgets):
+        yield PlainProgress(partial(console.print, markup=False, highlight=False, soft_wrap=True))
         return
     columns = (
         TextColumn("{task.description}"),

@@ -1,20 +1,15 @@
 """Timing by interleaved rounds, with an anchor that shows and removes drift.
 
-A machine's speed drifts by tens of per cent within minutes (clocks, neighbours), far more than one
-reading jitters. So nothing is timed in one go: every round times each case once, in a new order,
-and in between a fixed piece of work, the anchor. A reading is divided by how slow the anchor ran
-around it, relative to its median, to a power of 0..1: what slows the anchor may slow a network
-less, and then a full correction would add noise (with four threads 0.5-0.75 leaves least of it,
-here). The power is chosen so that the readings scatter least. Sessions that are to be compared take
-one of them's anchor as the reference for all: then drift between them is divided out as well.
-Readings during which the operating system took the processor away are dropped. The median over
-rounds is the result.
+A machine's speed drifts by tens of per cent within minutes, far more than one reading jitters. So
+every round times each case once, in a new order, and in between a fixed piece of work, the anchor.
+A reading is divided by how slow the anchor ran around it, to a power of 0..1, because what slows
+the anchor may slow a network less. The power is the one after which the readings scatter least.
+Sessions that are to be compared take one anchor as their common reference. Readings during which
+the operating system took the processor away are dropped. The median over the rounds is the result.
 
-There are two kinds of cases. A *block* is called many times in a row and its time divided: right
-for whole networks. A *chain* is a network's layers called one after the other, each call timed by
-itself: a layer alone in a loop finds its code and data in the caches and runs up to a third faster
-than among the others (measured on ResNet-20 at batch 1), so that sums of loops would fall short.
-A chain stands for a network at some widths; every round plays every chain.
+A *block* is one case called many times in a row: right for whole networks. A *chain* is a network's
+layers called one after the other, each call timed by itself: a layer alone in a loop would find its
+code and data in the caches, and run faster than it does among the others.
 """
 
 from __future__ import annotations
@@ -32,50 +27,28 @@ from hwprofiles.contention import ContentionMeter
 from hwprofiles.runtimes.timers import Case, Reading, Timer
 
 Progress = Callable[[str, int, int], None]
-
-
-# The label and the case of each call, in order.
+"""(stage, done, total)"""
 Chain = Sequence[tuple[str, Case]]
-
+"""The label and the case of each call, in order."""
 
 MIN_ROUNDS = 10
-
-
 WARM_UP_ROUNDS = 2
-
-
-# A longer gap would let drift in between two anchors, a shorter one would time little else.
+# With a longer gap drift goes unseen between two anchors, with a shorter one little else is timed.
 ANCHOR_EVERY_S = 0.015
-
-
 # An anchor reading is the median of so many short blocks: a spike must not pass for drift.
 ANCHOR_BLOCKS = 5
-
-
 # Anchors are smoothed over this many neighbours: one unlucky anchor must not spoil two blocks.
 ANCHOR_WINDOW = 5
-
-
 # How closely the cases may follow the anchor.
 EXPONENTS = tuple(i / 10 for i in range(11))
-
-
-# The side of the anchor's matrices: on one thread, and on several, which would otherwise spend more
-# time on waking each other up than on the product.
+# The side of the anchor's matrices, on one thread and on several. Several need more work, or they
+# would mostly wake each other up.
 ANCHOR_SIDE, ANCHOR_SIDE_SEVERAL = 128, 256
-
-
-# Above these the verdict is noisy. On quiet machines they read 0.01-0.03 and 0.02-0.1.
+# Above these the verdict is noisy; a quiet machine stays at a third of them.
 MAX_SPREAD = 0.10
-
-
 MAX_ANCHOR_SPREAD = 0.30
-
-
-# In cores. The operating system's own work on a quiet machine stays far below.
+# In cores; above it the verdict is noisy. What the operating system itself does is far less.
 MAX_CONTENTION = 0.15
-
-
 # A call that lasts so long warms itself, and needs no other before it.
 LONG_CALL_S = 0.1
 
@@ -191,7 +164,7 @@ def measure_rounds(
         rounds: at least so many, 10 or more.
         block_s: how long a block should last: long against the clock's resolution and the loop,
             short against drift.
-        min_s: go on for so many seconds. More time sees more of the machine's moods.
+        min_s: go on for so many seconds.
         seed: of the order within a round.
         progress: called with ('warm-up' | 'rounds', done, total).
         reference_s: the anchor's time in the session that this one is to be compared with; default
@@ -225,7 +198,7 @@ def measure_rounds(
     readings: dict[str, list[list[Reading]]] = {}
     anchors: list[Reading] = []
 
-    def look_at_anchor() -> None:
+    def read_anchor() -> None:
         if not anchors or timer.now() - anchors[-1].at > ANCHOR_EVERY_S:
             short = [timer.block(anchor, anchor_repeats) for _ in range(ANCHOR_BLOCKS)]
             seconds = statistics.median(r.seconds for r in short) / anchor_repeats
@@ -237,13 +210,13 @@ def measure_rounds(
         labels = list(blocks)
         order.shuffle(labels)
         for label in labels:
-            look_at_anchor()
+            read_anchor()
             if label not in long:
-                blocks[label]()  # what ran before left its own data in the caches
+                blocks[label]()  # brings its own data back into the caches
             reading = timer.block(blocks[label], repeats[label])
             this_round[label] = [_per_call(reading, repeats[label])]
         for chain in order.sample(list(chains), len(chains)):
-            look_at_anchor()
+            read_anchor()
             times = timer.sequence([case for _, case in chain])
             for (label, _), reading in zip(chain, times, strict=True):
                 this_round.setdefault(label, []).append(reading)
@@ -252,7 +225,7 @@ def measure_rounds(
         done += 1
         elapsed = timer.now() - start
         report("rounds", done, max(rounds, math.ceil(done * min_s / max(elapsed, 1e-9))))
-    look_at_anchor()
+    read_anchor()
     contention = meter.read(timer.threads)
     slowness, reference = _slowness(anchors, reference_s)
     exponent, corrected = _correct_all(readings, slowness)

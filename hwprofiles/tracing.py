@@ -1,7 +1,7 @@
 """Tracing: run a model once and list the layers that it executed.
 
 Multiply-adds are fvcore's count of each layer by itself; their sum is fvcore's count of the model.
-Not listed, because they cost nothing worth timing: views (flatten, permute, slices), identities,
+Not listed, because they cost next to nothing: views (flatten, permute, slices), identities,
 and dropout in eval mode.
 """
 
@@ -215,8 +215,8 @@ class _Recorder(TorchFunctionMode):
             fresh = set(call.parameters) - counted
             counted |= fresh
             spec = by_signature[signature]
-            whole = call.parametrized and fresh
-            params = _plain_params(spec) if whole else sum(p.numel() for p in fresh)
+            plain = call.parametrized and fresh
+            params = _plain_params(spec) if plain else sum(p.numel() for p in fresh)
             specs.append(
                 replace(spec, name=name, params=params, activation_bytes=call.activation_bytes)
             )
@@ -343,7 +343,7 @@ def _same_storage(a: Tensor, b: Tensor) -> bool:
 
 
 def _channel_axis(x: Tensor) -> int:
-    """What the layer that made ``x`` said; else 1 for pictures, the last for tokens."""
+    """What the layer that made ``x`` said; else 1 for images, the last for tokens."""
     return getattr(x, "_channel_axis", 1 if x.dim() == 4 else max(x.dim() - 1, 0))
 
 

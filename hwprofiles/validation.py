@@ -19,7 +19,7 @@ from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # So many networks are measured a second time for the noise floor.
 MEASURED_AGAIN = 6
-LEAST = 4
+LEAST = 4  # networks that scores say anything about
 DENSE = "dense"
 
 
@@ -48,8 +48,8 @@ def validate(
             taken already.
 
     Raises:
-        ValueError: fewer than four networks at the step, one that the profile was calibrated on,
-            or a setting that this machine does not have.
+        ValueError: fewer than four networks at the channel divisor, one that the profile was
+            calibrated on, or a setting that this machine does not have.
         ProfileError: a layer that the profile does not hold.
     """
     if len(at_step) < LEAST:
@@ -140,6 +140,6 @@ def alone(sizes: Sequence[float], measured: Sequence[float]) -> Scores:
 
 
 def with_validation(profile: Profile, results: Mapping[str, Validation]) -> Profile:
-    """The profile with these validations; one of a model replaces an older one."""
+    """The profile with these validations; a model has one."""
     kept = [v for v in profile.validation if v.model not in results]
     return profile.model_copy(update={"validation": [*kept, *results.values()]})

@@ -1,4 +1,4 @@
-"""The workbench: models and layers set up to be run in one setting."""
+"""PyTorch in eager mode, on the CPU or on CUDA: models and layers set up to run in one setting."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hwprofiles.layers import LayerSpec, build
 from hwprofiles.plan import Widths
 from hwprofiles.runtimes.timers import Case, CpuTimer, CudaTimer, Timer
 
-# Every layer gets its own weights in a chain, as in the network, unless they need more than this.
+# Every layer of a chain gets weights of its own, as in the network, if all fit into this much.
 MAX_OWN_BYTES = 2 * 2**30
-# Whole networks are what everything is calibrated to: longer blocks for them.
+# Everything is calibrated to whole networks, so their blocks are longer.
 NETWORK_BLOCK_S = 10e-3
 
 
@@ -32,6 +32,7 @@ class Setting:
     channels_last: bool
 
     def timer(self) -> Timer:
+        """CUDA events on a CUDA device, else the wall clock."""
         return CudaTimer(self.device) if self.device.type == "cuda" else CpuTimer()
 
 
@@ -62,10 +63,14 @@ class InputPool:
 
 
 class Builder:
-    """Builds layers to be timed; layers of one signature share their weights only if they must."""
+    """Builds layers to be timed; layers of one signature share their weights only if they must.
+
+    Args:
+        work: all layers that are going to be built, with their widths.
+        setting: where and how they run.
+    """
 
     def __init__(self, work: Sequence[tuple[LayerSpec, Widths]], setting: Setting) -> None:
-        """``work`` lists all that is going to be built."""
         self.setting = setting
         elements = max(_input_elements(spec, setting.batch_size) for spec, _ in work)
         self.pool = InputPool(setting, elements)
@@ -74,6 +79,7 @@ class Builder:
         self._shared: dict[tuple[str, int, int], Case] = {}
 
     def case(self, spec: LayerSpec, in_channels: int, out_channels: int) -> Case:
+        """A call of this layer at these widths, on an input from the pool."""
         key = (spec.signature, in_channels, out_channels)
         if key in self._shared:
             return self._shared[key]
@@ -102,6 +108,7 @@ def _input_elements(spec: LayerSpec, batch_size: int) -> int:
 
 
 def place(model: nn.Module, setting: Setting) -> nn.Module:
+    """A copy of the model in eval mode, on the setting's device, in its dtype and layout."""
     network = copy.deepcopy(model).to(device=setting.device, dtype=setting.dtype).eval()
     if setting.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -109,19 +116,21 @@ def place(model: nn.Module, setting: Setting) -> nn.Module:
 
 
 def example_input(setting: Setting, size: tuple[int, int, int]) -> Tensor:
+    """A random batch of examples of this size."""
     x = torch.rand(setting.batch_size, *size, device=setting.device).to(setting.dtype)
     return x.contiguous(memory_format=torch.channels_last) if setting.channels_last else x
 
 
 def call_of(function: Callable[[Tensor], object], x: Tensor) -> Case:
+    """``function`` on ``x``, as a case to time."""
     return lambda: function(x)
 
 
 @contextmanager
 def pinned(setting: Setting, threads: int) -> Iterator[None]:
-    """Threads, random state and the CUDA library's choices, as recorded in the workload.
+    """Fix the threads, the random state and cuDNN's choices, as the workload records them.
 
-    All are put back afterwards but the C library's habit of returning memory (``allocator.py``).
+    All are restored afterwards. Only freed memory is kept from now on (``allocator.py``).
     """
     keep_freed_memory()
     devices = [setting.device] if setting.device.type == "cuda" else []

@@ -1,20 +1,6 @@
-"""Timing by interleaved rounds, with an anchor that shows and removes drift.
+"""Timers: how long calls took, by the wall clock or by CUDA events.
 
-A machine's speed drifts by tens of per cent within minutes (clocks, neighbours), far more than one
-reading jitters. So nothing is timed in one go: every round times each case once, in a new order,
-and in between a fixed piece of work, the anchor. A reading is divided by how slow the anchor ran
-around it, relative to its median, to a power of 0..1: what slows the anchor may slow a network
-less, and then a full correction would add noise (with four threads 0.5-0.75 leaves least of it,
-here). The power is chosen so that the readings scatter least. Sessions that are to be compared take
-one of them's anchor as the reference for all: then drift between them is divided out as well.
-Readings during which the operating system took the processor away are dropped. The median over
-rounds is the result.
-
-There are two kinds of cases. A *block* is called many times in a row and its time divided: right
-for whole networks. A *chain* is a network's layers called one after the other, each call timed by
-itself: a layer alone in a loop finds its code and data in the caches and runs up to a third faster
-than among the others (measured on ResNet-20 at batch 1), so that sums of loops would fall short.
-A chain stands for a network at some widths; every round plays every chain.
+A block is one case called many times in a row, a sequence is many cases called one after the other.
 """
 
 from __future__ import annotations
@@ -32,17 +18,29 @@ from hwprofiles.device import synchronize
 
 try:
     import resource
-except ImportError:  # not on Windows: interrupted blocks then stay in
+except ImportError:  # not on Windows: interrupted readings are then not recognised
     resource = None  # type: ignore[assignment]
-
 
 Case = Callable[[], object]
 
-
-# In a chain the last outputs stay alive, as in a residual network: the input, the shortcut, and one
-# that was overwritten in place. Freed at once, every output would land on the same warm pages; on
-# CPUs fresh pages can cost more than a norm or an activation computes.
+# The last outputs of a sequence stay alive, as the input and the shortcut of a residual block do.
+# Freed at once, every output would be written to the same pages, already in the caches.
 HELD_OUTPUTS = 3
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading.
+
+    Attributes:
+        at: the moment, in seconds.
+        seconds: how long it took.
+        interrupted: the operating system gave the processor to someone else meanwhile.
+    """
+
+    at: float
+    seconds: float
+    interrupted: bool = False
 
 
 class Timer(Protocol):
@@ -68,32 +66,17 @@ class Timer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One reading.
-
-    Attributes:
-        at: the moment, in seconds.
-        seconds: how long it took.
-        interrupted: the operating system gave the processor to someone else meanwhile.
-    """
-
-    at: float
-    seconds: float
-    interrupted: bool = False
-
-
 class CpuTimer:
     """The wall clock."""
 
     name = "wall clock"
 
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.now = clock
+
     @property
     def threads(self) -> int:
         return torch.get_num_threads()
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.now = clock
 
     def block(self, case: Case, repeats: int) -> Reading:
         switches = _involuntary_switches()
@@ -158,4 +141,5 @@ class CudaTimer:
 
 
 def _involuntary_switches() -> int:
+    """How often the operating system has taken the processor from this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource is not None else 0

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from hwprofiles import Profile, cli, load, options, save, terminal
+from hwprofiles import Profile, cli, load, save, terminal
 from hwprofiles.profile_file import parse
 
 
@@ -71,14 +70,6 @@ def test_measure_writes_a_profile(
     assert profile.workload.input_size == (1, 8, 8) and profile.workload.batch_size == 2
     assert profile.layers[0].out_channels == 12
     assert [p.name for p in output.parent.iterdir()] == ["p.yaml"]
-
-
-def test_the_size_is_the_models_own_where_none_is_given() -> None:
-    built, size = options.create_models_at(["test_vit"], [], None, [])
-    assert size == (3, 160, 160) and list(built) == ["test_vit"]
-    assert options.create_models_at(["test_vit"], [], None, ["in_chans=1"])[1] == (1, 160, 160)
-    built, size = options.create_models_at(["test_vit"], [], (1, 160, 160), [])
-    assert size == (1, 160, 160) and built["test_vit"].patch_embed.proj.in_channels == 1
 
 
 def test_show(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
@@ -180,25 +171,3 @@ def test_every_command_has_help_with_an_example() -> None:
         assert result.exit_code == 0 and f"Example: hwprofiles {command}" in " ".join(
             result.output.replace("│", " ").split()
         )
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file"),
-        (ValueError("two\nlines"), "two lines"),
-    ],
-)
-def test_other_applications_can_use_the_wrapper(
-    capsys: pytest.CaptureFixture[str], error: Exception, line: str
-) -> None:
-    app = typer.Typer()
-
-    @app.command()
-    def fail(really: bool = False) -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as stopped:
-        terminal.run_app(app, ["--really"])
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {line}")

@@ -64,25 +64,25 @@ def test_small_times_count_as_much_as_large_ones() -> None:
     assert x[0] == pytest.approx((1 + 0.01) / (1 + 0.0001))
 
 
-def staircase(channels: int, step: int, widths: range) -> dict[int, float]:
-    return {w: 1e-5 + 1e-6 * (-(-w // step) * step) for w in widths if w <= channels}
+def staircase(channels: int, divisor: int, widths: range) -> dict[int, float]:
+    return {w: 1e-5 + 1e-6 * (-(-w // divisor) * divisor) for w in widths if w <= channels}
 
 
-@pytest.mark.parametrize("step", [1, 4, 8, 16])
-def test_the_step_of_a_staircase_is_found(step: int) -> None:
+@pytest.mark.parametrize("divisor", [1, 4, 8, 16])
+def test_the_divisor_of_a_staircase_is_found(divisor: int) -> None:
     rng = np.random.default_rng(1)
-    clean = [staircase(64, step, range(32, 65)), staircase(128, step, range(64, 129))]
+    clean = [staircase(64, divisor, range(32, 65)), staircase(128, divisor, range(64, 129))]
     noisy = [{w: t * rng.normal(1, 0.01) for w, t in sweep.items()} for sweep in clean]
-    assert find_channel_divisor(clean) == step
-    assert find_channel_divisor(noisy) == step
+    assert find_channel_divisor(clean) == divisor
+    assert find_channel_divisor(noisy) == divisor
 
 
-def test_no_sweep_means_no_step() -> None:
+def test_no_sweep_means_no_divisor() -> None:
     assert find_channel_divisor([]) == 1
     assert find_channel_divisor([{16: 1e-5}]) == 1
 
 
-def test_faster_at_multiples_is_a_step_too() -> None:
+def test_faster_at_multiples_is_a_divisor_too() -> None:
     # A library that is slow off the grid: not a staircase, but rounding up pays all the more.
     sweep = {w: (1e-5 + 1e-6 * w) * (1 if w % 8 == 0 else 1.5) for w in range(32, 65)}
     assert find_channel_divisor([sweep]) == 8

@@ -15,7 +15,6 @@ from torch import nn
 import hwprofiles
 from hwprofiles import Profile, measure, memory, trace
 from hwprofiles.contention import ContentionMeter
-from hwprofiles.runtimes.eager import InputPool, Setting
 from tests.support.stand_ins import TinyNet
 
 QUICK = {"rounds": 10, "min_s": 0.0}
@@ -138,16 +137,6 @@ def test_time_models_times_each_and_changes_none(tiny: nn.Module) -> None:
         hwprofiles.time_models({})
 
 
-def test_inputs_of_one_layer_do_not_overlap() -> None:
-    pool = InputPool(Setting(torch.device("cpu"), torch.float32, 1, channels_last=True), 100)
-    a, b = pool((1, 2, 3, 4), False), pool((1, 2, 3, 4), False)
-    assert a.is_contiguous(memory_format=torch.channels_last)
-    assert b.data_ptr() == a.data_ptr() + a.numel() * 4
-    pool.reset()
-    assert pool((5,), False).data_ptr() == a.data_ptr()
-    assert pool((5,), True).eq(0).all()
-
-
 @pytest.mark.gpu
 def test_measuring_on_a_gpu() -> None:
     profile = measure({"tiny": TinyNet()}, (3, 8, 8), device="cuda", batch_size=8, **QUICK)
@@ -156,7 +145,7 @@ def test_measuring_on_a_gpu() -> None:
     assert profile.dense["tiny"].memory.peak_measured_bytes
 
 
-def test_others_on_the_cores_while_the_step_is_looked_for_are_seen(
+def test_others_on_the_cores_during_the_sweep_are_seen(
     tiny: nn.Module, no_memory_run: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([1.5])

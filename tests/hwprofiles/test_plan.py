@@ -20,12 +20,14 @@ def test_the_first_chain_is_the_dense_network(specs: list[LayerSpec]) -> None:
     assert plan_chains(specs, 8)[0] == [(s.in_channels, s.out_channels) for s in specs]
 
 
-@pytest.mark.parametrize("step", [1, 8, 16])
-def test_other_widths_are_multiples_of_the_step(specs: list[LayerSpec], step: int) -> None:
-    for widths in plan_chains(specs, step):
+@pytest.mark.parametrize("divisor", [1, 8, 16])
+def test_other_widths_are_multiples_of_the_divisor(specs: list[LayerSpec], divisor: int) -> None:
+    for widths in plan_chains(specs, divisor):
         for spec, (cin, cout) in zip(specs, widths, strict=True):
-            assert cin == spec.in_channels or (cin % step == 0 and 0 < cin < spec.in_channels)
-            assert cout == spec.out_channels or (cout % step == 0 and 0 < cout < spec.out_channels)
+            assert cin == spec.in_channels or (cin % divisor == 0 and 0 < cin < spec.in_channels)
+            assert cout == spec.out_channels or (
+                cout % divisor == 0 and 0 < cout < spec.out_channels
+            )
 
 
 def test_every_dense_layer_is_timed_at_enough_widths_to_fit(specs: list[LayerSpec]) -> None:
@@ -57,15 +59,15 @@ def test_every_planned_layer_can_be_built() -> None:
         nn.Conv2d(48, 10, 1),
     )
     specs = trace(model, torch.rand(1, 3, 8, 8))
-    for step in (1, 4, 32):
-        for widths in plan_chains(specs, step):
+    for divisor in (1, 4, 32):
+        for widths in plan_chains(specs, divisor):
             for spec, (cin, cout) in zip(specs, widths, strict=True):
                 function, x = build(spec, cin, cout)
                 assert torch.isfinite(function(x)).all()
 
 
 @pytest.mark.parametrize("channels", [16, 32, 64, 256, 512, 2048])
-def test_sweeps_hold_the_multiples_that_a_step_is_judged_by(channels: int) -> None:
+def test_sweeps_hold_the_multiples_that_a_divisor_is_judged_by(channels: int) -> None:
     widths = sweep_widths(channels)
     assert widths == sorted(set(widths)) and widths[-1] == channels
     assert len(widths) <= 45

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,19 @@ def test_a_profile_as_a_table(tiny_profile: Profile) -> None:
     assert list(table["signature"]) == [layer.signature for layer in tiny_profile.layers]
     assert table["dense_s"].tolist() == [x.dense.median_s for x in tiny_profile.layers]
     assert (table["q25_s"] <= table["q75_s"]).all() and table.notna().all(axis=None)
+    first, row = tiny_profile.layers[0], table.iloc[0]
+    assert (row["type"], row["runs"], row["macs"]) == (first.type, 1, first.macs)
+    assert (row["params"], row["activation_bytes"]) == (first.params, first.activation_bytes)
+    assert row["spread"] == (row["q75_s"] - row["q25_s"]) / row["dense_s"]
+    assert row["fit_error"] == first.fit_error
+    for name, value in first.coefficients.model_dump().items():
+        assert row[name] == value
+
+
+def test_a_page_of_a_profile_is_escaped(tiny_profile: Profile) -> None:
     renamed = tiny_profile.model_copy(update={"name": "<b>"})
     page = renamed._repr_html_()
+    for profile in (tiny_profile, load("resnet18-amd-epyc-t1-b1")):
+        page_of = profile._repr_html_()
+        assert all(html.escape(layer.signature) in page_of for layer in profile.layers)
     assert "<table" in page and "<b>" not in page and "&lt;b&gt;" in page

@@ -1,14 +1,17 @@
-"""What both command lines share: the version, and progress where nobody sees a bar."""
+"""What both command lines share: the version, errors, and progress where nobody sees a bar."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from hwprofiles import __version__
+from hwprofiles import __version__, terminal
 from hwprofiles.terminal import PlainProgress, new_app, progress_bar
 
 
@@ -23,8 +26,21 @@ def test_plain_progress_prints_at_intervals_and_at_the_end_of_a_stage() -> None:
     assert lines == ["rounds: 11 of 30", "rounds: 21 of 30", "rounds: 30 of 30"]
 
 
+def test_a_stage_that_begins_once_more_ends_once_more() -> None:
+    lines: list[str] = []
+    progress = PlainProgress(lines.append, clock=lambda: 0.0)
+    for _ in range(2):
+        for done in (1, 2):
+            progress("rounds", done, 2)
+    progress("other", 1, 2)
+    assert lines == ["rounds: 2 of 2"] * 2
+
+
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(terminal: bool) -> None:
+def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=100)
     with progress_bar(console) as report:
@@ -36,8 +52,70 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(terminal: bool) -> None:
     assert (text == "warm-up: 3 of 3\n") == (not terminal)
 
 
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_with_widgets_gets_a_bar(monkeypatch: pytest.MonkeyPatch, widgets: bool) -> None:
+    monkeypatch.setattr(terminal, "find_spec", lambda name: object() if widgets else None)
+    with progress_bar(Console(force_jupyter=True, file=io.StringIO(), width=100)) as report:
+        assert isinstance(report, PlainProgress) == (not widgets)
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = io.StringIO()
+    with progress_bar(Console(file=stream, force_terminal=True, width=20)) as report:
+        report("a stage with a long name", 3, 3)
+    assert stream.getvalue() == "a stage with a long name: 3 of 3\n"
+
+
+def test_the_caller_says_what_brings_an_optional_library(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail(library: str) -> None:
+        raise ModuleNotFoundError(name=library)
+
+    extras = {"drawing": "pip install pens"}
+    with pytest.raises(SystemExit) as stopped:
+        terminal.run_app(app, ["drawing.lines"], extras)
+    assert stopped.value.code == 2
+    line = "error: drawing is not installed; pip install pens brings it\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(ModuleNotFoundError):
+        terminal.run_app(app, ["other"], extras)
+
+
+def test_python_m() -> None:
+    command = [sys.executable, "-m", "hwprofiles", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, f"hwprofiles {__version__}\n"), found.stderr
+
+
 def test_an_app_says_its_version() -> None:
     app = new_app("x", "About.", __version__)
     app.command("one")(lambda: None)
     app.command("two")(lambda: None)
     assert CliRunner().invoke(app, ["--version"]).output == f"x {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file"),
+        (ValueError("two\nlines"), "two lines"),
+    ],
+)
+def test_other_applications_can_use_the_wrapper(
+    capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail(really: bool = False) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        terminal.run_app(app, ["--really"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
