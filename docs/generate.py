@@ -7,57 +7,264 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import annotated_types
+import pandas as pd
+import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from cpt_nas.cli import app
 from cpt_nas.data.config import DataConfig
+from cpt_nas.gates.bernoulli import ESTIMATORS
+from cpt_nas.report import latency, tables
 from cpt_nas.search import records
 from cpt_nas.search.settings import SearchConfig
 from cpt_nas.train.recipe import ModelConfig, TrainConfig
 from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns
 from hwprofiles.cli import app as profiles_app
+from hwprofiles.target import Target
 
 REFERENCE = Path(__file__).parent / "reference"
-RESULT = {
-    "macs_dense": "before",
-    "params_dense": "before",
-    "branches_dense": "before",
-    "units_dense": "before",
+SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
+    "model": (ModelConfig, "Which network; the only section that a recipe must have."),
+    "data": (DataConfig, "Which images; see [your own images](../guide/own-images.md)."),
+    "train": (TrainConfig, "How the weights are trained, under timm's names."),
+    "search": (
+        SearchConfig,
+        "The search. Without this section the network is trained as it is. `warmup`, `ramp` and "
+        "`freeze` are shares of the training; see [budgets](../guide/budgets.md).",
+    ),
+    "search.target": (Target, "The setting that the network is to run in; null: the profile's."),
+}
+# Of keys whose range is checked by a function, not by the field's own bounds.
+RANGES = {
+    "data.name": "digits, images, torch/NAME",
+    "data.input_size": "1 or 3 channels; sides above 0",
+    "train.device": "cpu, cuda, cuda:N",
+    "search.latency_budget": "a time such as 12ms, or a share > 0, <= 1",
+    "search.params_budget": "a count such as 150k, or a share > 0, <= 1",
+    "search.macs_budget": "a count such as 20M, or a share > 0, <= 1",
+    "search.estimator": ", ".join(ESTIMATORS),
+    "search.freeze": "> 0, <= 1, above warmup + ramp",
+}
+# Where several fields share a line in the docstring, or its words lean on the class around them.
+MEANINGS = {
+    "model.kwargs": "keyword arguments of timm.create_model; num_classes and in_chans come from "
+    "the data. `pretrained` does not work: [trained weights](../guide/pretrained-start.md)",
+    "data.mean": "a number a channel; null: the training images', or ImageNet's where "
+    "in_memory is false",
+    "data.std": "a number a channel; null: as for the mean",
+    "search.latency_budget": "upper bound, or a share of the dense network's; by the profile",
+    "search.params_budget": "upper bound, or a share of the dense network's",
+    "search.macs_budget": "upper bound, or a share of the dense network's. Of several budgets all "
+    "hold",
+    "search.log_gamma": "pruning level, the price of the whole network a branch (eq. 13); null: it "
+    "follows from the budgets, or is 0.02 where there are none",
+    "search.threshold": "a gate whose theta is at or below it is removed for good",
+    "search.cut_interval": "steps between two checks of what can be cut",
+    "search.fold": "gates are folded into weights; false: activations are multiplied (the slow "
+    "reference)",
+    "search.target": "the setting that the network is to run in "
+    "([profiles](../guide/profiles.md)); null: the profile's",
+    "search.include": "patterns of the names of the branches that are searched; empty: all",
+    "search.exclude": "patterns of the names of branches that are left as they are",
+    "search.estimator": "how theta's gradient is estimated from the samples",
+    "search.allow_foreign": "the network is to run on the profile's machine, not on this one",
+    "search.warmup": "share of the training in which nothing is charged",
+    "search.ramp": "share of the training after it in which the price rises, or with a budget "
+    "importance is estimated and then the cost falls",
+    "search.freeze": "share of the training after which every gate is decided; null: at the end",
+    "data.workers": "processes that decode images",
+    "train.seed": "of the first weights, the order, the augmentation and the masks",
+}
+HISTORY_CSV = {
+    "epoch": "epochs done by then, from 1",
+    "step": "optimizer steps done by then",
+    "train_acc": "percent of the training images that were classified rightly",
+    "test_acc": "percent of the test images that were classified rightly",
+    "branches_left": "branches that are left",
+    "units_left": "units that are left in them",
+    "epoch_s": "seconds that the epoch took, evaluation included",
+    "train_load": "multiply-adds of all epochs until then, over the dense network's",
+}
+SUMMARY_CSV = {
+    "epoch": "epochs done by then, from 1",
+    "train_loss": "mean cross-entropy on the training images",
+    "eval_loss": "mean cross-entropy on the test images",
+    "eval_top1": "percent of the test images that were classified rightly",
+    "lr": "learning rate at the end of the epoch",
+}
+LAYERS_CSV = {
+    "name": "the layer's path in the model",
+    "type": "what it is, such as conv2d",
+    "branch": "the branch that it vanishes with; empty where there is none",
+    "macs_dense": "multiply-adds before the search",
+    "params_dense": "parameters before the search",
+    "macs": "multiply-adds after it; 0 where the branch is gone",
+    "params": "parameters after it; 0 where the branch is gone",
+}
+RESULT_JSON = {
+    "status": "`finished`; while the run goes on `running`, with few other keys",
+    "kind": "`search`, `retrain` or `dense`",
+    "macs": "multiply-adds of the exported network",
+    "params": "parameters of the exported network",
+    "macs_dense": "multiply-adds of the dense network",
+    "params_dense": "parameters of the dense network",
+    "branches": "branches that are left",
+    "branches_dense": "branches of the dense network",
+    "units": "units that are left",
+    "units_dense": "units of the dense network",
+    "seed": "of the recipe",
+    "epochs": "of the recipe",
+    "log_gamma": "pruning level at the end",
+    "alpha": "weight of computation against parameters",
+    "kappa": "weight of layers against units",
+    "budgets": "measure to upper bound, in seconds or counts",
+    "binding": "the budget that is nearest to being broken",
+    "reached": "measure to what was reached, in seconds or counts",
+    "dense_costs": "measure to the dense network's, in seconds or counts",
+    "forced": "gates that were decided at the freeze against theta > 0.5",
+    "undecided_at_freeze": "share of the gates that were undecided when the structure was frozen",
+    "profile_fingerprint": "identifies the machine and software of the profile",
+    "versions": "of Python and of the packages that the run used",
+    "commit": "of the checkout that the code ran from; null where there was none",
+    "dirty": "whether that checkout had changes",
 }
 SEARCH_CSV = {
-    "step": "optimizer steps taken",
-    "branches": "branches left",
-    "units": "units left in them",
+    "step": "optimizer steps done by then",
+    "branches": "branches that are left",
+    "units": "units that are left in them",
     "undecided": "share of the gates with theta between threshold and 1 - threshold",
     **{f"theta_{i}": f"gates with theta in [{i / 10}, {(i + 1) / 10}]" for i in range(10)},
+    "log_gamma:NAME": "pruning level of what is charged under NAME",
+    "target:NAME": "the share of the dense cost that is asked for by then; empty without a budget",
+    "cost:NAME": "the expected cost over the dense network's",
 }
 REMOVED_CSV = {
-    "step": "optimizer steps taken",
-    "branch": "its name",
-    "at_freeze": "it went at the freeze",
-    "group": "of the units; empty for the branch",
+    "step": "optimizer steps done by then",
+    "branch": "the branch's name",
+    "at_freeze": "whether it went at the freeze",
+    "group": "the group of the units that went; empty where the branch itself did",
     "gates": "how many went",
-    "theta": "the largest among them",
+    "theta": "the largest theta among them",
     "driven_down": "share of them that the price pushed down harder than the loss asked for them",
 }
 ALLOCATIONS_CSV = {
-    "step": "optimizer steps taken",
-    "branch": "its name",
-    "group": "of the units; empty for the branch",
-    "theta": "mean of the gates",
+    "step": "optimizer steps done by then",
+    "branch": "the branch's name",
+    "group": "the unit group; empty for the branch itself",
+    "theta": "mean theta of the gates",
     "importance": "how much lower the loss is for the branch, or for one unit in the mean",
-    "noise": "its standard error, with what it may yet change",
-    "marginal_cost": "what it adds to what is charged, over the dense network's",
+    "noise": "its standard error, together with what it may yet change",
+    "marginal_cost": "what it adds to what is charged, over the dense network's cost",
     "params": "what it adds to the parameters, over the dense network's",
     "importance_per_cost": "importance over marginal cost",
     "threshold_importance_per_cost": "that of the last that had to close for the budget",
     "kept": "units that are to stay in the end; 1 or 0 for a branch",
 }
+RUNS_CSV = {
+    "name": "of the run",
+    "status": "finished or running",
+    "model": "timm's name",
+    "kind": "search, retrain or dense",
+    "cost": "what the search lowered",
+    "profile": "name of its cost profile",
+    "seed": "of the recipe",
+    "epochs": "of the recipe",
+    "epochs_done": "epochs that have ended",
+    "accuracy": "percent of the test images that were classified rightly",
+    "macs, params": "of the network that is left",
+    "macs_dense, params_dense": "of the dense network",
+    "fPR, pPR": "percent of the dense network's multiply-adds and parameters that are gone",
+    "layers_left, layers": "convolutions and linear layers that are left, and of how many",
+    "branches_left, branches": "branches that are left, and of how many",
+    "units_left, units": "units that are left, and of how many",
+    "train_load": "training's multiply-adds over the dense training's",
+    "wall_s": "seconds of all epochs",
+    "budget:MEASURE, reached:MEASURE": "what was asked for and what was reached, s or counts",
+    "binding, forced, undecided_at_freeze": "as in result.json",
+    "predicted_s:NAME, measured_s:NAME": "seconds a batch in the setting of the profile NAME",
+    "predicted_speedup:NAME, measured_speedup:NAME": "over the first dense run of the same model",
+}
+BUDGETS_CSV = {
+    "run": "name of the run",
+    "measure": "latency, params or macs",
+    "dense": "the dense network's, s or count",
+    "budget": "upper bound that was asked for",
+    "reached": "what the found network takes, as the search counts it",
+    "binding": "whether it is the budget that is nearest to being broken",
+    "forced": "gates that were decided at the freeze against theta > 0.5",
+    "undecided_at_freeze": "share of the gates that were undecided when the structure was frozen",
+    "measured_s": "seconds measured in the setting of the run's own profile; empty if not measured",
+    "off": "measured over reached, less 1",
+}
+STRUCTURES_CSV = {
+    "model": "timm's name",
+    "branch": "the branch's name",
+    "group": "the unit group; empty for a branch without any",
+    "total": "units of the dense network",
+    "RUN": "a column a run: units that are left; 0 where the branch is gone, empty where the "
+    "model has no such group",
+}
+LATENCY_CSV = {
+    "run": "name of the run",
+    "profile": "name of the profile whose setting it is",
+    "predicted_s": "seconds a batch by the profile",
+    "measured_s": "median of the measured seconds a batch; empty if not measured",
+    "q25_s": "first quartile of the readings",
+    "q75_s": "third quartile of the readings",
+    "n": "number of readings",
+    "verdict": "ok, or noisy where the readings are not to be trusted",
+}
+CROSS_CSV = {
+    "run": "name of the run",
+    "predicted_ms:NAME": "milliseconds a batch by the profile NAME",
+    "measured_ms:NAME": "milliseconds a batch, measured in its setting; empty if not measured",
+}
+RUN_FILES = {
+    "recipe.yaml": "the recipe with every default and override filled in ([keys](recipe.md))",
+    "args.yaml": "the same with dotted keys, as timm's scripts write it",
+    "profile.yaml": "the profile that the search paid ([fields](profile_schema.md))",
+    "result.json": "what came out ([keys](#resultjson))",
+    "structure.json": "which branches and units are left: `schema_version`, `architecture`, "
+    "`model_kwargs`, and per branch `kept`, `removable` and `units` (per group `total` and the "
+    "indices `kept`)",
+    "history.csv": "a row an epoch ([columns](#historycsv))",
+    "summary.csv": "a row an epoch, as timm's scripts write it ([columns](#summarycsv))",
+    "layers.csv": "a row a layer ([columns](#layerscsv))",
+    "search.csv": "of a search, a row every `cut_interval` steps ([columns](#searchcsv))",
+    "removed.csv": "of a search, a row for all that went at a step ([columns](#removedcsv))",
+    "allocations.csv": "of a search with budgets, a row a branch and group at every allocation "
+    "([columns](#allocationscsv))",
+    "last.pth.tar": "the last epoch's checkpoint in timm's layout; `--resume` goes on from it",
+    "model_best.pth.tar": "the checkpoint with the best test accuracy",
+    "checkpoint-N.pth.tar": "the checkpoints of the last `train.checkpoint_hist` epochs",
+    "export/": "`config.json` and `model.safetensors`: the finished network, for "
+    "`timm.create_model('local-dir:RUN/export', pretrained=True)` after `import cpt_nas`",
+}
+REPORT_FILES = {
+    "report.html": "the page, with all tables and figures inside",
+    "figures/": "the page's figures as PNG files",
+    "runs.csv": "a row a run ([columns](#runscsv))",
+    "budgets.csv": "a row a budget of a run ([columns](#budgetscsv))",
+    "structures.csv": "a row a unit group, a column a run ([columns](#structurescsv))",
+    "latency.csv": "a row a run and profile ([columns](#latencycsv))",
+    "cross.csv": "a row a run, two columns a profile ([columns](#crosscsv))",
+    "layers.csv, history.csv, search.csv, allocations.csv": "the runs' own tables, one below the "
+    "other, with a first column `run`",
+}
+
+
+def plain(text: str) -> str:
+    """A docstring's words in Markdown."""
+    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
 
 
 def described(model: type[Any]) -> dict[str, str]:
@@ -73,7 +280,7 @@ def described(model: type[Any]) -> dict[str, str]:
             elif name and line.strip():
                 for one in name.split(","):
                     found[one.strip()] += " " + line.strip()
-    return found
+    return {name: plain(text).rstrip(".") for name, text in found.items()}
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -83,60 +290,164 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# ---- recipe.md --------------------------------------------------------------------------------
+
+
+def type_of(annotation: Any) -> str:
+    """A type in a reader's words: 'number or null'."""
+    names = {str: "text", int: "integer", float: "number", bool: "true or false", dict: "mapping"}
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is typing.Annotated:
+        return type_of(arguments[0])
+    if origin is Literal:
+        return "text" if all(isinstance(a, str) for a in arguments) else "one of a few"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_of(a) for a in arguments))
+    if origin is tuple:
+        return f"list of {type_of(arguments[0])}s".replace("texts", "text")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    return names.get(origin or annotation, str(annotation))
+
+
+def range_of(field: FieldInfo) -> str:
+    """The values that a key may have; empty where its type says all."""
+    choices: list[str] = []
+    bounds: list[str] = []
+
+    def walk(annotation: Any) -> None:
+        if typing.get_origin(annotation) is Literal:
+            choices.extend(str(choice) for choice in typing.get_args(annotation))
+        elif typing.get_origin(annotation) is typing.Annotated:
+            inner, *extra = typing.get_args(annotation)
+            for one in extra:
+                note(one.metadata if isinstance(one, FieldInfo) else [one])
+            walk(inner)
+        else:
+            for argument in typing.get_args(annotation):
+                walk(argument)
+
+    def note(metadata: Iterable[Any]) -> None:
+        signs = {
+            annotated_types.Gt: ("> ", "gt"),
+            annotated_types.Ge: (">= ", "ge"),
+            annotated_types.Lt: ("< ", "lt"),
+            annotated_types.Le: ("<= ", "le"),
+        }
+        for one in metadata:
+            if type(one) in signs:
+                sign, attribute = signs[type(one)]
+                bounds.append(f"{sign}{getattr(one, attribute)}")
+
+    walk(field.annotation)
+    note(field.metadata)
+    return ", ".join(choices or bounds)
+
+
+def default_of(field: FieldInfo) -> str:
+    """A default as YAML writes it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    value = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return f"`{text}`"
+
+
 def key_table(section: str, model: type[BaseModel]) -> str:
-    """Every key of a recipe's section: type, default, meaning."""
+    """Every key of a recipe's section."""
     texts = described(model)
     rows = []
     for name, field in model.model_fields.items():
-        kind = re.sub(r"\w+\.", "", str(field.annotation)).replace("<class '", "").rstrip("'>")
-        default = "required" if field.is_required() else f"`{field.default}`"
-        rows.append([f"`{section}.{name}`", f"`{kind}`", default, texts.get(name, "")])
-    return table(["key", "type", "default", "meaning"], rows)
+        key = f"{section}.{name}"
+        allowed = RANGES.get(key, range_of(field))
+        meaning = MEANINGS.get(key, texts.get(name, "").replace("none: ", "null: "))
+        rows.append([f"`{key}`", type_of(field.annotation), default_of(field), allowed, meaning])
+    return table(["key", "type", "default", "range", "meaning"], rows)
 
 
 def recipe_page() -> str:
+    keys = {f"{s}.{name}" for s, (model, _) in SECTIONS.items() for name in model.model_fields}
+    if unknown := (RANGES.keys() | MEANINGS.keys()) - keys:
+        raise ValueError(f"no such keys: {', '.join(sorted(unknown))}")
     parts = [
         "# Recipe keys\n",
-        "Generated by `python docs/generate.py`. A recipe is YAML; `--set key=value` overrides.\n",
+        "Generated by `python docs/generate.py`.\n",
+        "A recipe is a YAML file with the sections below; an unknown key is an error. "
+        "`cpt-nas train --recipe` takes a file or the name of a recipe that comes with the "
+        "package, and `--set section.key=value` overrides one key.\n",
     ]
-    sections = {
-        "model": ModelConfig,
-        "data": DataConfig,
-        "train": TrainConfig,
-        "search": SearchConfig,
-    }
-    for section, model in sections.items():
-        parts += [f"## {section}\n", key_table(section, model)]
+    for section, (model, text) in SECTIONS.items():
+        parts += [f"## {section}\n", f"{text}\n", key_table(section, model)]
     return "\n".join(parts)
 
 
-def columns_table(texts: dict[str, str], names: Iterable[str]) -> str:
-    return table(["name", "meaning"], [[f"`{name}`", texts.get(name, "")] for name in names])
+# ---- files.md ---------------------------------------------------------------------------------
+
+
+def columns_table(names: Iterable[str], *texts: Mapping[str, str]) -> str:
+    """A row a column, the last text that has it first; then what only the last text has."""
+    names = list(names)
+    known: dict[str, str] = {}
+    for text in texts:
+        known |= text
+    extra = [name for name in texts[-1] if name not in names]
+    if wrong := [name for name in extra if not re.search("[A-Z]{3}", name)]:
+        raise ValueError(f"no such columns: {', '.join(wrong)}")
+    return meanings_table({name: known.get(name, "") for name in [*names, *extra]})
+
+
+def meanings_table(texts: Mapping[str, str]) -> str:
+    rows = [[", ".join(f"`{one}`" for one in k.split(", ")), v] for k, v in texts.items()]
+    return table(["name", "meaning"], rows)
 
 
 def files_page() -> str:
+    nothing = pd.DataFrame(columns=list(latency.COLUMNS))
+    summary = ("epoch", "train_loss", "eval_loss", "eval_top1", "lr")
+    run_tables = {
+        "result.json": columns_table(columns(Result), described(Result), RESULT_JSON),
+        "history.csv": columns_table(columns(HistoryRow), described(HistoryRow), HISTORY_CSV),
+        "summary.csv": columns_table(summary, SUMMARY_CSV),
+        "layers.csv": columns_table(columns(LayerRow), LAYERS_CSV),
+        "search.csv": columns_table(records.TRACE_COLUMNS, SEARCH_CSV),
+        "removed.csv": columns_table(records.REMOVED_COLUMNS, REMOVED_CSV),
+        "allocations.csv": columns_table(records.ALLOCATION_COLUMNS, ALLOCATIONS_CSV),
+    }
+    report_tables = {
+        "runs.csv": meanings_table(RUNS_CSV),
+        "budgets.csv": columns_table(tables.budgets_table([], nothing).columns, BUDGETS_CSV),
+        "structures.csv": columns_table(tables.structures_table([]).columns, STRUCTURES_CSV),
+        "latency.csv": columns_table(latency.COLUMNS, LATENCY_CSV),
+        "cross.csv": meanings_table(CROSS_CSV),
+    }
     parts = [
-        "# Files of a run folder\n",
-        "Generated by `python docs/generate.py`. Beside the tables: `recipe.yaml` (resolved), "
-        "`args.yaml` and `summary.csv` (timm's), `profile.yaml` (the search's), "
-        "`structure.json`, `last.pth.tar`, `model_best.pth.tar` and `checkpoint-N.pth.tar` "
-        "(timm's layout), `export/` (a timm `local-dir` folder). A report's tables hold the "
-        "same columns with `run` before them.\n",
+        "# Files\n",
+        "Generated by `python docs/generate.py`.\n",
+        "Values are in SI units, shares in 0 to 1, accuracies in percent. One multiply-add counts "
+        "as one. The fields of a cost profile have [a page of their own](profile_schema.md).\n",
+        "## A run folder\n",
+        "`cpt-nas train` and `cpt-nas retrain` write it. A file is written whole or not at all, "
+        "and a run is never overwritten.\n",
+        meanings_table(RUN_FILES),
     ]
-    for title, texts, names in (
-        ("history.csv", described(HistoryRow), columns(HistoryRow)),
-        ("layers.csv", described(LayerRow), columns(LayerRow)),
-        ("result.json", RESULT | described(Result), columns(Result)),
-        ("search.csv", SEARCH_CSV, records.TRACE_COLUMNS),
-        ("removed.csv", REMOVED_CSV, records.REMOVED_COLUMNS),
-        ("allocations.csv", ALLOCATIONS_CSV, records.ALLOCATION_COLUMNS),
-    ):
-        parts += [f"## {title}\n", columns_table(texts, names)]
-    parts.append(
-        "`search.csv` also has, for everything that is charged, `log_gamma:NAME` (pruning level), "
-        "`target:NAME` and `cost:NAME` (shares of the dense network's).\n"
-    )
+    for title, text in run_tables.items():
+        parts += [f"### {title}\n", text]
+    parts += [
+        "`NAME` in `search.csv` is a measure that has a budget, or `objective` for what is "
+        "charged without one.\n",
+        "## A report folder\n",
+        "`cpt-nas report` writes it, and replaces the files of an older report.\n",
+        meanings_table(REPORT_FILES),
+    ]
+    for title, text in report_tables.items():
+        parts += [f"### {title}\n", text]
     return "\n".join(parts)
+
+
+# ---- cli.md -----------------------------------------------------------------------------------
 
 
 def cli_page() -> str:
