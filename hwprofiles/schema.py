@@ -58,7 +58,7 @@ class Workload(Section):
     tf32: bool = False
     cudnn_benchmark: bool = False
     keeps_freed_memory: bool = Field(
-        default=False, description="the C library was told not to return freed memory to the kernel"
+        description="the C library was told not to return freed memory to the kernel"
     )
 
 
@@ -68,11 +68,9 @@ class Anchor(Section):
     first_s: Positive
     last_s: Positive
     spread: NonNegative = Field(description="(90 % quantile - 10 % quantile) / median")
-    exponent: Share = Field(
-        default=1.0, description="times are divided by the anchor's slowness to this power"
-    )
+    exponent: Share = Field(description="times are divided by the anchor's slowness to this power")
     reference_s: Positive | None = Field(
-        default=None, description="where the anchor counts as not slow, in later sessions as well"
+        description="where the anchor counts as not slow, in later sessions as well"
     )
 
 
@@ -88,7 +86,7 @@ class Protocol(Section):
     anchor: Anchor
     load_average: NonNegative
     contention: NonNegative | None = Field(
-        default=None, description="cores that others wanted, too; null: could not be seen"
+        description="cores that others wanted, too; null: could not be seen"
     )
     spread: NonNegative = Field(
         description="median over points of the interquartile range / median"

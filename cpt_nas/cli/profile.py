@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,14 +29,12 @@ from hwprofiles.options import (
     create_models_at,
 )
 from hwprofiles.show import show_summary
+from hwprofiles.terminal import Report, missing_extra, progress_bar
 from hwprofiles.terminal import console as out
-from hwprofiles.terminal import missing_extra, progress_bar
 
-EXIT_DIFFERENT = 1
 Structures = Annotated[
     int, typer.Option(min=0, help="Sub-networks to validate on, of every model; 0: none.")
 ]
-Report = Callable[[str, int, int], None]
 
 
 def profile(

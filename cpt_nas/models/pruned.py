@@ -26,7 +26,8 @@ def cpt_pruned(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A network cut to a structure; what an exported folder names as its architecture.
 
     Keyword arguments: ``base``, timm's name of the uncut network; ``structure``, a mapping or a
-    JSON file (:mod:`cpt_nas.structure`); the rest goes to ``base``. The class is base's own.
+    JSON file (:mod:`cpt_nas.pruning.structure`); the rest goes to ``base``. The class is base's
+    own.
     """
     feature_cfg: dict[str, Any] = {"feature_cls": "getter"}
     if kwargs.get("features_only"):  # timm takes five stages for granted

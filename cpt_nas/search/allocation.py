@@ -163,7 +163,7 @@ def allocate_partial(
     Args:
         final: what stays in the end; its costs meet the goals.
 
-    See :func:`decide` for the others.
+    See :func:`allocate` for the others.
     """
     task = _Task(branches, step, pricing, goals, scales, 1.0, final)
     states = all_kept(branches)
@@ -191,7 +191,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Task:
-    """What :func:`decide` is asked, and the steps it takes."""
+    """What :func:`allocate` is asked, and the steps it takes."""
 
     branches: Mapping[str, BranchEstimate]
     step: int

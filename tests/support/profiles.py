@@ -42,11 +42,16 @@ def synthetic_profile(
             "workload": {
                 **{"device": "cpu", "models": [name], "input_size": input_size},
                 **{"batch_size": 1, "dtype": "float32", "threads": 1, "channels_last": False},
+                "keeps_freed_memory": False,
             },
             "protocol": {
                 **{"timer": "none", "rounds": 10, "warm_up_s": 0, "cache": "none"},
                 **{"statistic": "none", "load_average": 0, "spread": 0, "verdict": "ok"},
-                "anchor": {"first_s": 1e-4, "last_s": 1e-4, "spread": 0},
+                "contention": None,
+                "anchor": {
+                    **{"first_s": 1e-4, "last_s": 1e-4, "spread": 0},
+                    **{"exponent": 1.0, "reference_s": 1e-4},
+                },
             },
             "units": {"time": "s", "memory": "byte", "macs": "1 per multiply-add"},
             "weights": {"kappa": 0.5, "alpha": 0.5, **shares, **per_unit},

@@ -158,6 +158,7 @@ def synthetic_profile(name, per_in_out_s, **workload):
     latency = {"median_s": 1e-3, "q25_s": 1e-3, "q75_s": 1e-3, "n": 10}
     setting = {"device": "cpu", "models": [MODEL], "input_size": INPUT, "batch_size": 2}
     setting |= {"dtype": "float32", "threads": 1, "channels_last": False}
+    setting["keeps_freed_memory"] = False
     network = timm.create_model(MODEL, **KWARGS)
     layers = {x.signature: x for x in hwprofiles.trace(network, torch.zeros(1, *INPUT))}
     shares = {"share_layers": 0, "share_macs": 0.5, "share_params": 0.5, "fit_error": 0}
@@ -177,7 +178,11 @@ def synthetic_profile(name, per_in_out_s, **workload):
             "protocol": {
                 **{"timer": "none", "rounds": 10, "warm_up_s": 0, "cache": "none"},
                 **{"statistic": "none", "load_average": 0, "spread": 0, "verdict": "ok"},
-                "anchor": {"first_s": 1e-4, "last_s": 1e-4, "spread": 0},
+                "contention": None,
+                "anchor": {
+                    **{"first_s": 1e-4, "last_s": 1e-4, "spread": 0},
+                    **{"exponent": 1.0, "reference_s": 1e-4},
+                },
             },
             "units": {"time": "s", "memory": "byte", "macs": "1 per multiply-add"},
             "weights": {"kappa": 0, "alpha": 0.5, **shares, **per_unit},
