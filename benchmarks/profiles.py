@@ -117,7 +117,7 @@ def summary(job: Job, profile: Profile, again: Profile) -> dict[str, object]:
     """All that is claimed of one profile, and what limits it; shares, not per cent."""
     (v,) = profile.validation
     dense, c, p = profile.dense[job.model], profile.calibration, profile.protocol
-    off = v.off_step
+    off = v.unaligned
     return {
         "profile": profile.name,
         "model": job.model,
@@ -125,19 +125,19 @@ def summary(job: Job, profile: Profile, again: Profile) -> dict[str, object]:
         "batch_size": job.batch_size,
         "dense_ms": 1e3 * dense.median_s,
         "channel_divisor": profile.channel_divisor,
-        "n_at_step": v.at_step.n,
-        "mape": v.at_step.mape,
-        "within5": v.at_step.within5,
-        "within10": v.at_step.within10,
-        "max_error": v.at_step.max,
-        "kendall_tau": v.at_step.kendall_tau,
+        "n_aligned": v.aligned.n,
+        "mape": v.aligned.mape,
+        "within5": v.aligned.within5,
+        "within10": v.aligned.within10,
+        "max_error": v.aligned.max,
+        "kendall_tau": v.aligned.kendall_tau,
         "speed_up_error": v.speed_up_error,
         "dense_error": v.dense_error,
         "two_profilings": two_profilings(job, profile, again),
         "noise_floor": v.noise_floor,
         "profile_s": profile.created.wall_s + c.wall_s,
-        "n_off_step": off.n if off else 0,
-        "mape_off_step": off.mape if off else float("nan"),
+        "n_unaligned": off.n if off else 0,
+        "mape_unaligned": off.mape if off else float("nan"),
         "mape_macs": v.macs_alone.mape,
         "within10_macs": v.macs_alone.within10,
         "kendall_tau_macs": v.macs_alone.kendall_tau,
@@ -170,7 +170,7 @@ def listed(profile: Profile) -> list[dict[str, object]]:
         {
             "profile": profile.name,
             "network": n.label,
-            "at_step": n.at_step,
+            "aligned": n.aligned,
             "layers": n.layers,
             "macs": n.macs,
             "params": n.params,
@@ -198,7 +198,7 @@ def merged(new: pd.DataFrame, path: Path, keys: list[str]) -> pd.DataFrame:
 def tables(t: pd.DataFrame) -> dict[str, str]:
     """Marker -> markdown table; a column a profile."""
     results = {
-        "MAPE at the step | 3 % | 5 %": [pc(r.mape, r.mape <= 0.05) for r in rows_of(t)],
+        "MAPE at the divisor | 3 % | 5 %": [pc(r.mape, r.mape <= 0.05) for r in rows_of(t)],
         "within ±10 % | 95 % | 90 %": [pc(r.within10, r.within10 >= 0.9) for r in rows_of(t)],
         "Kendall τ | 0.95 | 0.90, above MACs alone": [
             mark(f"{r.kendall_tau:.3f}", r.kendall_tau >= max(0.9, r.kendall_tau_macs))
@@ -226,7 +226,7 @@ def tables(t: pd.DataFrame) -> dict[str, str]:
     beside = {
         "worst error": [pc(r.max_error) for r in rows_of(t)],
         "within ±5 %": [pc(r.within5) for r in rows_of(t)],
-        "MAPE off the step": [pc(r.mape_off_step) for r in rows_of(t)],
+        "MAPE off the divisor": [pc(r.mape_unaligned) for r in rows_of(t)],
         "MACs alone: MAPE": [pc(r.mape_macs) for r in rows_of(t)],
         "MACs alone: within ±10 %": [pc(r.within10_macs) for r in rows_of(t)],
         "MACs alone: Kendall τ": [f"{r.kendall_tau_macs:.3f}" for r in rows_of(t)],

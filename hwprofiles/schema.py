@@ -279,7 +279,7 @@ class ValidatedNetwork(Section):
     """One network that was cut, measured and predicted."""
 
     label: str
-    at_step: bool = Field(description="all its widths are multiples of the channel divisor")
+    aligned: bool = Field(description="all its widths are multiples of the channel divisor")
     layers: Count
     macs: NonNegative
     params: NonNegative
@@ -297,8 +297,8 @@ class Validation(Section):
     seed: int
     verdict: Literal["ok", "noisy"]
     contention: NonNegative | None
-    at_step: Scores = Field(description="networks at the channel divisor")
-    off_step: Scores | None = Field(description="null: none, as with a channel divisor of 1")
+    aligned: Scores = Field(description="networks at the channel divisor")
+    unaligned: Scores | None = Field(description="null: none, as with a channel divisor of 1")
     macs_alone: Scores = Field(
         description="networks at the divisor by scale * MACs + offset, both fitted to these very "
         "networks, which favours them"

@@ -56,8 +56,8 @@ def show_summary(profile: Profile) -> None:
     for v in profile.validation:
         table.add_row(
             f"validation, {v.model}",
-            f"{v.verdict}: {v.at_step.n} unseen networks: MAPE {_percent(v.at_step.mape)}, within "
-            f"10 % {_percent(v.at_step.within10)}, Kendall tau {v.at_step.kendall_tau:.2f} (MACs "
+            f"{v.verdict}: {v.aligned.n} unseen networks: MAPE {_percent(v.aligned.mape)}, within "
+            f"10 % {_percent(v.aligned.within10)}, Kendall tau {v.aligned.kendall_tau:.2f} (MACs "
             f"alone {v.macs_alone.kendall_tau:.2f}); noise floor {_percent(v.noise_floor)}",
         )
     console.print(table)

@@ -27,8 +27,8 @@ def validate(
     profile: Profile,
     model: str,
     dense: Candidate,
-    at_step: Sequence[Candidate],
-    off_step: Sequence[Candidate] = (),
+    aligned: Sequence[Candidate],
+    unaligned: Sequence[Candidate] = (),
     rounds: int = MIN_ROUNDS,
     min_s: float = 8.0,
     seed: int = 0,
@@ -41,10 +41,10 @@ def validate(
         profile: with its calibration; its setting is measured in.
         model: the uncut network's name.
         dense: the uncut network.
-        at_step: cut networks whose widths are multiples of the channel divisor.
-        off_step: and others.
+        aligned: cut networks whose widths are multiples of the channel divisor.
+        unaligned: and others.
         rounds, min_s, seed, progress: see ``time_candidates``.
-        timed: readings of ``validation_networks(dense, at_step, off_step)`` where they have been
+        timed: readings of ``validation_networks(dense, aligned, unaligned)`` where they have been
             taken already.
 
     Raises:
@@ -52,9 +52,9 @@ def validate(
             calibrated on, or a setting that this machine does not have.
         ProfileError: a layer that the profile does not hold.
     """
-    if len(at_step) < LEAST:
-        raise ValueError(f"at_step: {len(at_step)} networks, allowed are {LEAST} or more")
-    networks = validation_networks(dense, at_step, off_step)
+    if len(aligned) < LEAST:
+        raise ValueError(f"aligned: {len(aligned)} networks, allowed are {LEAST} or more")
+    networks = validation_networks(dense, aligned, unaligned)
     known = set(profile.calibration.networks)
     for label, candidate in networks.items():
         if label != DENSE and candidate.digest() in known:
@@ -73,8 +73,8 @@ def validate(
     )
     measured = {label: m.median_s for label, m in timed.measurements.items()}
     repeated = {label: m.median_s for label, m in again.measurements.items()}
-    steps = [label for label in cut if label.startswith("step")]
-    offs = [label for label in cut if label.startswith("off")]
+    at = [label for label in cut if label.startswith("aligned")]
+    off = [label for label in cut if label.startswith("unaligned")]
     ratio = measured[DENSE] / predicted[DENSE]
     seen = [r.contention for r in (timed, again) if r.contention is not None]
     return Validation(
@@ -83,19 +83,17 @@ def validate(
         seed=seed,
         verdict="noisy" if "noisy" in (timed.verdict, again.verdict) else "ok",
         contention=max(seen, default=None),
-        at_step=scores([predicted[n] for n in steps], [measured[n] for n in steps]),
-        off_step=scores([predicted[n] for n in offs], [measured[n] for n in offs])
-        if offs
-        else None,
-        macs_alone=alone([networks[n].macs for n in steps], [measured[n] for n in steps]),
-        params_alone=alone([networks[n].params for n in steps], [measured[n] for n in steps]),
-        speed_up_error=float(np.mean([abs(predicted[n] * ratio / measured[n] - 1) for n in steps])),
+        aligned=scores([predicted[n] for n in at], [measured[n] for n in at]),
+        unaligned=scores([predicted[n] for n in off], [measured[n] for n in off]) if off else None,
+        macs_alone=alone([networks[n].macs for n in at], [measured[n] for n in at]),
+        params_alone=alone([networks[n].params for n in at], [measured[n] for n in at]),
+        speed_up_error=float(np.mean([abs(predicted[n] * ratio / measured[n] - 1) for n in at])),
         dense_error=1 / ratio - 1,
         noise_floor=float(np.mean([abs(repeated[n] / measured[n] - 1) for n in chosen])),
         networks=[
             ValidatedNetwork(
                 label=label,
-                at_step=label in steps or label == DENSE,
+                aligned=label in at or label == DENSE,
                 layers=len(c.layers),
                 macs=c.macs,
                 params=c.params,
@@ -110,12 +108,12 @@ def validate(
 
 
 def validation_networks(
-    dense: Candidate, at_step: Sequence[Candidate], off_step: Sequence[Candidate]
+    dense: Candidate, aligned: Sequence[Candidate], unaligned: Sequence[Candidate]
 ) -> dict[str, Candidate]:
     """The networks to time, by label."""
     networks = {DENSE: dense}
-    networks |= {f"step {i}": c for i, c in enumerate(at_step)}
-    return networks | {f"off {i}": c for i, c in enumerate(off_step)}
+    networks |= {f"aligned {i}": c for i, c in enumerate(aligned)}
+    return networks | {f"unaligned {i}": c for i, c in enumerate(unaligned)}
 
 
 def scores(predicted: Sequence[float], measured: Sequence[float]) -> Scores:

@@ -21,7 +21,7 @@ from hwprofiles.validation import DENSE
 
 CALIBRATED_ON = 10
 # This share of the structures to validate on is off the channel divisor.
-OFF_STEP = 1 / 3
+UNALIGNED = 1 / 3
 LEAST_STRUCTURES = 6
 # Apart from the seeds that users give, so that seed 0 calibrates and validates on others.
 CALIBRATION_STREAM = 1 << 32
@@ -32,11 +32,11 @@ class _Validated:
     """Networks of one model to validate on, apart from the dense one."""
 
     dense: Candidate
-    at_step: list[Candidate]
-    off_step: list[Candidate]
+    aligned: list[Candidate]
+    unaligned: list[Candidate]
 
     def networks(self) -> dict[str, Candidate]:
-        return hwprofiles.validation_networks(self.dense, self.at_step, self.off_step)
+        return hwprofiles.validation_networks(self.dense, self.aligned, self.unaligned)
 
 
 def calibrate(
@@ -77,7 +77,7 @@ def validate(
 ) -> Validation:
     """Predict random sub-networks that the profile was not calibrated on, and measure them here.
 
-    Two thirds are at the channel divisor and one third off it; with a step of 1 all are at it.
+    Two thirds are at the channel divisor and one third off it; with a divisor of 1 all are at it.
 
     Args:
         profile: with its calibration; its setting is measured in.
@@ -95,7 +95,7 @@ def validate(
     used = list(profile.calibration.networks)
     made = _to_validate(profile, name, model, structures, seed, used)
     return hwprofiles.validate(
-        profile, name, made.dense, made.at_step, made.off_step, rounds, min_s, seed, progress
+        profile, name, made.dense, made.aligned, made.unaligned, rounds, min_s, seed, progress
     )
 
 
@@ -147,8 +147,8 @@ def calibrate_and_validate(
             profile,
             name,
             made.dense,
-            made.at_step,
-            made.off_step,
+            made.aligned,
+            made.unaligned,
             rounds,
             min_s,
             seed,
@@ -184,13 +184,13 @@ def _to_validate(
     if structures < LEAST_STRUCTURES:
         raise ValueError(f"structures: {structures}, allowed are {LEAST_STRUCTURES} or more")
     cost = _cost(model, name, profile)
-    step = profile.channel_divisor
-    off = 0 if step == 1 else round(OFF_STEP * structures)
-    at_step = random_structures(model, cost, structures - off, seed, step, exclude=used)
-    made = [candidate(model, cost, s) for s in at_step]
+    divisor = profile.channel_divisor
+    off = 0 if divisor == 1 else round(UNALIGNED * structures)
+    aligned = random_structures(model, cost, structures - off, seed, divisor, exclude=used)
+    made = [candidate(model, cost, s) for s in aligned]
     used = [*used, *(c.digest() for c in made)]
-    off_step = random_structures(model, cost, off, seed, step, aligned=False, exclude=used)
-    return _Validated(_dense(model, cost), made, [candidate(model, cost, s) for s in off_step])
+    unaligned = random_structures(model, cost, off, seed, divisor, aligned=False, exclude=used)
+    return _Validated(_dense(model, cost), made, [candidate(model, cost, s) for s in unaligned])
 
 
 def _dense(model: nn.Module, cost: CostModel) -> Candidate:

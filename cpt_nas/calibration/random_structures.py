@@ -101,7 +101,7 @@ class _Draw:
         aligned: bool,
     ) -> None:
         self.found, self.dense = found, dense
-        self.step, self.aligned = channel_divisor, aligned
+        self.channel_divisor, self.aligned = channel_divisor, aligned
         depth = rng.random()  # how much of the shrinking is done by removing branches
         self.gone_below = {f.name: depth * rng.uniform(0.0, 1.5) for f in found}
         keys = [group_key(f.name, g.name) for f in found for g in f.branch.groups]
@@ -125,11 +125,11 @@ class _Draw:
         return structure
 
     def _units(self, share: float, size: int, width: int, shift: int) -> int:
-        """Units left of ``size``; with ``width`` channels a unit, at the step or off it."""
+        """Units left of ``size``; ``width`` channels each; at the channel divisor or off it."""
         least = max(1, round(NARROWEST * size))
         if share >= 1.0:
             return size
-        multiple = -(-self.step // width)  # units a channel divisor
+        multiple = -(-self.channel_divisor // width)  # units a channel divisor
         if self.aligned:
             return min(size, max(multiple, round(share * size / multiple) * multiple))
         left = min(size - 1, max(least, round(share * size)))

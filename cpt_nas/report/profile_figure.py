@@ -24,8 +24,8 @@ def validation_figure(validation: Validation, setting: str) -> Figure:
     left, right = figure.subplots(1, 2)
     cut = [n for n in validation.networks if n.label != "dense"]
     kinds = (
-        ("at the channel divisor", [n for n in cut if n.at_step], "o", COLORS[0]),
-        ("off the step", [n for n in cut if not n.at_step], "^", COLORS[1]),
+        ("at the channel divisor", [n for n in cut if n.aligned], "o", COLORS[0]),
+        ("off the channel divisor", [n for n in cut if not n.aligned], "^", COLORS[1]),
         ("dense", [n for n in validation.networks if n.label == "dense"], "s", COLORS[6]),
     )
     highest = 1e3 * max(max(n.predicted_s, n.measured_s) for n in validation.networks) * 1.05
@@ -53,10 +53,10 @@ def validation_figure(validation: Validation, setting: str) -> Figure:
         ax.set_xlabel("measured, ms")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)
-    s = validation.at_step
+    s = validation.aligned
     figure.suptitle(
         f"{validation.model}, {setting}: mean error {100 * s.mape:.1f} %, Kendall tau "
-        f"{s.kendall_tau:.2f} ({s.n} networks at the step)",
+        f"{s.kendall_tau:.2f} ({s.n} networks at the channel divisor)",
         fontsize=10,
     )
     return figure

@@ -27,12 +27,12 @@ def test_validation_reports_what_is_off(
         again=1.02,
     )
     v = hwprofiles.validate(profile, "tiny", whole, unseen[:6], unseen[6:])
-    assert v.at_step.n == 6 and v.off_step is not None and v.off_step.n == 2
-    assert v.at_step.mape == pytest.approx((5 * (1 - 1 / 1.04) + (1 - 1 / 1.25)) / 6, abs=2e-3)
-    assert v.at_step.within5 == v.at_step.within10 == pytest.approx(5 / 6)
-    assert v.at_step.max == pytest.approx(0.2, abs=2e-3)
+    assert v.aligned.n == 6 and v.unaligned is not None and v.unaligned.n == 2
+    assert v.aligned.mape == pytest.approx((5 * (1 - 1 / 1.04) + (1 - 1 / 1.25)) / 6, abs=2e-3)
+    assert v.aligned.within5 == v.aligned.within10 == pytest.approx(5 / 6)
+    assert v.aligned.max == pytest.approx(0.2, abs=2e-3)
     assert v.dense_error == pytest.approx(0, abs=2e-3)
-    assert v.speed_up_error == pytest.approx(v.at_step.mape, abs=2e-3)
+    assert v.speed_up_error == pytest.approx(v.aligned.mape, abs=2e-3)
     assert v.noise_floor == pytest.approx(0.02)
     assert len(v.networks) == 9 and sum(n.again_s is not None for n in v.networks) == 6
     both = hwprofiles.with_validation(hwprofiles.with_validation(profile, {"tiny": v}), {"tiny": v})
@@ -46,9 +46,9 @@ def test_no_validation_on_what_was_calibrated_on(
     pretend(truth_of(made_up_profile, 1.0, 1.0, 0.0))
     whole = candidate(made_up_profile, 1.0)
     profile = hwprofiles.calibrate(made_up_profile, {"tiny": whole}, networks[:4])
-    with pytest.raises(ValueError, match="step 3: the profile was calibrated on this network"):
+    with pytest.raises(ValueError, match="aligned 3: the profile was calibrated on this network"):
         hwprofiles.validate(profile, "tiny", whole, [*networks[5:8], networks[3]])
-    with pytest.raises(ValueError, match="at_step: 3 networks, allowed are 4 or more"):
+    with pytest.raises(ValueError, match="aligned: 3 networks, allowed are 4 or more"):
         hwprofiles.validate(profile, "tiny", whole, networks[5:8])
 
 

@@ -63,8 +63,8 @@ def test_profile_measures_calibrates_and_validates(cpt_nas: Shell, tmp_path: Pat
     made = hwprofiles.load(tmp_path / "new" / "p.yaml")
     c, (v,) = made.calibration, made.validation
     assert c.n == 11 == len(set(c.networks)) and c.seed == 0 and c.left_out_error is not None
-    off = v.off_step.n if v.off_step else 0
-    assert v.at_step.n + off == 9 and len(v.networks) == 10 and v.model == "cpt_resnet20"
+    off = v.unaligned.n if v.unaligned else 0
+    assert v.aligned.n + off == 9 and len(v.networks) == 10 and v.model == "cpt_resnet20"
     assert off == (0 if made.channel_divisor == 1 else 3)
     sizes = {(n.macs, n.params, n.layers) for n in v.networks}
     assert len(sizes) == 10
@@ -83,7 +83,7 @@ def test_validation_can_be_repeated_on_other_structures(
         )
         assert done.returncode == 0, done.stderr
         (v,) = hwprofiles.load(file).validation  # replaced, not added
-        assert v.seed == int(seed) and v.off_step is not None and v.off_step.n == 2
+        assert v.seed == int(seed) and v.unaligned is not None and v.unaligned.n == 2
         seen.append({(n.macs, n.params) for n in v.networks if n.label != "dense"})
     assert seen[0] != seen[1]
     assert {p.name for p in tmp_path.iterdir()} == {"p.yaml", "p-cpt_resnet20.png"}

@@ -286,7 +286,7 @@ def test_widths_fill_the_channel_divisor() -> None:
         1,
         2,
         3,
-    ]  # heads, wider than the step
+    ]  # heads, wider than the channel divisor
     assert [make_divisible(n, 9, 4, 3) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 5]
     assert make_divisible(5, 6, 4, 1) == 6  # all there are
 
