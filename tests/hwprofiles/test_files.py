@@ -1,0 +1,47 @@
+"""A file is written whole or not at all, and a full disk is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hwprofiles.files import write_whole
+from hwprofiles.terminal import one_line
+
+
+def test_text_and_bytes_are_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", "é\n")
+    write_whole(tmp_path / "b", memoryview(b"\x00\xff"))
+    assert (tmp_path / "a").read_bytes() == b"\xc3\xa9\n"
+    assert (tmp_path / "b").read_bytes() == b"\x00\xff"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left on device"), SystemExit()])
+def test_what_was_there_stays_where_writing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, stop: BaseException
+) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(type(stop)) as caught:
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    if isinstance(stop, OSError):
+        assert one_line(caught.value) == f"{path}: No space left on device"
+        assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "absent" / "a", "new")
+    assert one_line(caught.value) == f"{tmp_path / 'absent' / 'a'}: No such file or directory"
