@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
+
+from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
 
 Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
@@ -59,7 +60,7 @@ def create_models(
             importlib.import_module(module)
         except ImportError as error:
             raise ValueError(f"import: {module!r} cannot be imported: {error}") from None
-    kwargs = defaults | dict(_key_value(pair) for pair in pairs)
+    kwargs = defaults | dict(key_value(pair) for pair in pairs)
     built = {}
     for name in names:
         if not timm.is_model(name):
@@ -89,19 +90,24 @@ def create_models_at(
     if len(set(sizes.values())) > 1:
         own = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in sizes.items())
         raise ValueError(f"input-size: not given, and the models' own differ ({own})")
-    given = dict(_key_value(pair) for pair in pairs)
+    given = dict(key_value(pair) for pair in pairs)
     channels, height, width = next(iter(sizes.values()))
     return built, (given.get("in_chans", channels), height, width)
 
 
-def _key_value(pair: str) -> tuple[str, Any]:
+def key_value(pair: str) -> tuple[str, Any]:
+    """A keyword argument as an option gives it, the value read as YAML.
+
+    Raises:
+        ValueError: no key, or a value that is not plain YAML.
+    """
     key, equals, value = pair.partition("=")
     if not equals or not key:
-        raise ValueError(f"model-kwargs: {pair!r}, allowed is key=value")
+        raise ValueError(f"model-kwargs: {shortened(pair)}, allowed is key=value")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"model-kwargs: {value!r} of {key} cannot be read") from None
+        return key, parse_yaml(value)
+    except YamlError as error:
+        raise ValueError(f"model-kwargs: {shortened(value)} of {key}: {error}") from None
 
 
 def check_output(path: Path) -> None:

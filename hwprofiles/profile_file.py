@@ -8,18 +8,16 @@ refused.
 from __future__ import annotations
 
 import html
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 import torch
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hwprofiles.device import Difference, Fingerprint, differences, fingerprint
+from hwprofiles.files import write_whole
 from hwprofiles.layers import Coefficients, LayerSpec
 from hwprofiles.schema import (
     Calibration,
@@ -35,6 +33,7 @@ from hwprofiles.schema import (
     Weights,
     Workload,
 )
+from hwprofiles.yaml_file import YamlError, dump_yaml, read_yaml
 
 SHIPPED = Path(__file__).parent / "profiles"
 
@@ -258,14 +257,9 @@ def load(path_or_name: str | Path) -> Profile:
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml"))) or "none"
         raise FileNotFoundError(f"profile: no file {path_or_name}, shipped profiles: {shipped}")
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except UnicodeDecodeError:
-        raise ProfileError(f"{path}: is not a text file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ProfileError(f"{path}: is not YAML{where}") from None
+        content = read_yaml(path)
+    except YamlError as error:
+        raise ProfileError(f"{path}: {error}") from None
     return parse(content, str(path))
 
 
@@ -290,17 +284,7 @@ def save(profile: Profile, path: str | Path) -> None:
     """Write a profile as YAML; either all of it or nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            content = profile.model_dump(mode="json", by_alias=True)
-            yaml.dump(content, file, Dumper=dumper, sort_keys=False, width=100)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(path, dump_yaml(profile.model_dump(mode="json", by_alias=True)))
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import timm
 import torch
 import typer
-import yaml
 
 from cpt_nas.cli import options
 from cpt_nas.cli.inspection import show
 from cpt_nas.pruning.search_space import find_branches
-from cpt_nas.sections import ConfigError
+from hwprofiles.options import key_value
 
 
 def inspect(
@@ -44,12 +43,7 @@ def create(name: str, kwargs: Any = ()) -> torch.nn.Module:
         close = timm.list_models(f"*{name}*")[:3]
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
         raise ValueError(f"model: timm has no {name!r}{hint}")
-    arguments = {}
-    for item in kwargs:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--model-kwargs: {item!r} must be key=value")
-        arguments[key] = yaml.safe_load(value)
+    arguments = dict(key_value(item) for item in kwargs)
     try:
         model: torch.nn.Module = timm.create_model(name, **arguments)
     except TypeError as error:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import (
     Field,
     field_validator,
@@ -16,6 +15,7 @@ from pydantic import (
 from cpt_nas.data.config import DataConfig
 from cpt_nas.search.settings import SearchConfig
 from cpt_nas.sections import ConfigError, Section
+from hwprofiles.yaml_file import YamlError, dump_yaml, parse_yaml, read_yaml, shortened
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -111,8 +111,7 @@ class Recipe(Section):
         return "dense" if self.model.structure is None else "retrain"
 
     def to_yaml(self) -> str:
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        return text
+        return dump_yaml(self.model_dump(mode="json"))
 
     def flat(self) -> dict[str, Any]:
         """Dotted key -> value, for timm's args.yaml."""
@@ -164,19 +163,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(path)
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe: {path} is not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(f"recipe: {path}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"recipe: {path} must hold a mapping with model, data, train, search")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set: {override!r} must be key=value, such as train.epochs=20")
+            raise ConfigError(
+                f"--set: {shortened(override)} must be key=value, such as train.epochs=20"
+            )
         try:
-            _assign(values, key.split("."), yaml.safe_load(text), override)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set: {override!r}: the value is not YAML") from None
+            value = parse_yaml(text)
+        except YamlError as error:
+            raise ConfigError(f"--set: {shortened(override)}: the value {error}") from None
+        _assign(values, key.split("."), value, override)
     return Recipe.from_mapping(values)
 
 
@@ -186,6 +188,6 @@ def _assign(values: dict[str, Any], path: list[str], value: Any, override: str) 
         if inner is None:
             inner = values[part] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set: {override!r}: {part} is not a section")
+            raise ConfigError(f"--set: {shortened(override)}: {part} is not a section")
         values = inner
     values[path[-1]] = value

@@ -40,6 +40,14 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
     assert recipe.flat()["search.log_gamma"] == 0.5
 
 
+def test_numbers_and_texts_survive_a_round_trip(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: x, kwargs: {a: 1e-3, b: '1e-3', c: 2020-01-01}}")
+    recipe = load_recipe(path)
+    assert recipe.model.kwargs == {"a": 1e-3, "b": "1e-3", "c": "2020-01-01"}
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path) == recipe
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -56,6 +64,9 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         ("model: {name: x}\nsearch: {log_gamma: .nan}", [], "search.log_gamma"),
         ("model: {name: x}", ["epochs"], "--set: 'epochs' must be key=value"),
         ("model: {name: x}", ["train.epochs=[1"], "is not YAML"),
+        ("model: {name: x}\ntrain: {lr: 1}\ntrain: {lr: 2}", [], "line 3: the key 'train' stands"),
+        ("model: &m {name: x, kwargs: *m}", [], "line 1: an alias is not allowed"),
+        ("model: {name: x}", ["model.kwargs.x=&a [*a]"], "the value line 1: an alias"),
         ("model: {name: x}", ["model.name.first=1"], "name is not a section"),
     ],
 )
