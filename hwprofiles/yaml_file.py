@@ -62,7 +62,10 @@ class _Loader(_LOADER):
 
 
 class _Dumper(_DUMPER):
-    """Quotes what ``_Loader`` would not read back as a text."""
+    """Writes what ``_Loader`` reads back: other texts quoted, shared values written out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _class in (_Loader, _Dumper):

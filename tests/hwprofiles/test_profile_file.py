@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from hwprofiles import MissingLayers, Profile, ProfileError, trace
 from hwprofiles.profile_file import json_schema, load, parse, save
+from hwprofiles.yaml_file import dump_yaml
 
 Content = dict[str, Any]
 
@@ -148,7 +148,7 @@ def test_a_malformed_profile_gives_one_clear_line(
 ) -> None:
     change(content)
     path = tmp_path / "p.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(dump_yaml(content))
     with pytest.raises(ProfileError) as caught:
         load(path)
     line = str(caught.value)

@@ -30,6 +30,7 @@ data = st.recursive(
 @settings(max_examples=100, deadline=None)
 def test_what_is_written_is_read_back_equal(content: Any) -> None:
     assert parse_yaml(dump_yaml(content)) == content
+    assert parse_yaml(dump_yaml([content, content])) == [content, content]
 
 
 @given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"#%,? \n\t01e.<=~"), max_size=60) | text)
