@@ -439,7 +439,9 @@ def files_page() -> str:
         "`NAME` in `search.csv` is a measure that has a budget, or `objective` for what is "
         "charged without one.\n",
         "## A report folder\n",
-        "`cpt-nas report` writes it, and replaces the files of an older report.\n",
+        "`cpt-nas report` writes it. The files of an older report are replaced, other files beside "
+        "them stay, and a folder that holds anything but a report is refused. `report.html` comes "
+        "last: where it is, the report is whole.\n",
         meanings_table(REPORT_FILES),
     ]
     for title, text in report_tables.items():

@@ -11,6 +11,9 @@ import typer
 
 from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
 
+from hwprofiles.output import refuse_foreign_file
+from hwprofiles.profile_file import ProfileError, load
+
 Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
 InputSize = Annotated[
@@ -114,8 +117,15 @@ def check_output(path: Path) -> None:
     """Make the folder of a file to be written.
 
     Raises:
-        ValueError: the file is a folder.
+        ValueError: the file is a folder, or there and not a profile.
     """
-    if path.is_dir():
-        raise ValueError(f"output: {path} is a folder, give the file to write")
+    refuse_foreign_file(path, "a profile", _is_profile)
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_profile(path: Path) -> bool:
+    try:
+        load(path)
+    except ProfileError:
+        return False
+    return True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from cpt_nas.pruning import surgery
 from cpt_nas.pruning.structure import Structure, cut_to
+from hwprofiles.output import refuse_foreign_folder, write_whole
 
-FILES = ("config.json", "model.safetensors")
+CONFIG = "config.json"
+FILES = (CONFIG, "model.safetensors")
 
 
 def build(structure: Structure, **overrides: Any) -> nn.Module:
@@ -82,16 +84,29 @@ def export(
 def copy_export(run: str | Path, directory: str | Path) -> Path:
     """Copy a run's exported model to another folder.
 
+    Args:
+        directory: new, empty, or one that holds a copy of an export.
+
     Raises:
-        ValueError: the run has not finished, so that nothing is exported.
+        ValueError: the run has not finished, so that nothing is exported; or the other folder
+            holds something else.
     """
     source, directory = Path(run) / "export", Path(directory)
     for name in FILES:
         if not (source / name).is_file():
             raise ValueError(f"run: {run} has no export/{name}; has it finished training?")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        temporary = directory / (name + ".tmp")
-        shutil.copyfile(source / name, temporary)
-        os.replace(temporary, directory / name)
+    refuse_foreign_folder(directory, "an exported network", CONFIG, _is_copy)
+    content = {name: (source / name).read_bytes() for name in FILES}
+    write_whole(directory, content, CONFIG, lambda _: ())
     return directory
+
+
+def _is_copy(folder: Path) -> bool:
+    """Whether a folder is a copy of an export, and not the one of a run, which belongs there."""
+    if (folder.resolve().parent / "result.json").exists():
+        return False
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("architecture") == "cpt_pruned"

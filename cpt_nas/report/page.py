@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import html
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +41,7 @@ figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 """
 MISSING = "–"
+FILES = "cpt-nas-report-files"  # the page's list of what is written beside it
 PROMISE = 0.05  # by which a measured latency may differ from the predicted one
 
 
@@ -76,20 +79,35 @@ def sections(
     ]
 
 
-def render(content: Sequence[Section], images: dict[str, bytes]) -> str:
+def render(content: Sequence[Section], images: dict[str, bytes], files: Sequence[str]) -> str:
     """The page.
 
     Args:
         content: the sections.
         images: PNG files by the names the sections use.
+        files: that are written beside it.
     """
+    listed = html.escape(json.dumps(list(files)), quote=True)
     body = "\n".join(_section(section, images) for section in content)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="{FILES}" content="{listed}">\n'
         f"<title>cpt-nas report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>cpt-nas report</h1>\n{body}\n</body>\n</html>\n"
     )
+
+
+def listed_files(page: str) -> list[str]:
+    """The files that a page says are written beside it; none where it is not one of ours."""
+    match = re.search(rf'<meta name="{FILES}" content="([^"]*)">', page)
+    if match is None:
+        return []
+    try:
+        listed = json.loads(html.unescape(match[1]))
+    except json.JSONDecodeError:
+        return []
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
 def _section(section: Section, images: dict[str, bytes]) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
+import itertools
 import re
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,8 @@ from rich.console import Console
 
 from cpt_nas.report import tables
 from cpt_nas.report.latency import latency, load_profiles
-from cpt_nas.train.run_folder import load_runs
+from cpt_nas.train.run_folder import RECIPE, load_runs
+from hwprofiles.output import refuse_foreign_folder, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 FIGURES = "figures"
 DPI = 130  # sharp on most screens, and a page of a megabyte
+LONGEST_NAME = 60  # characters of a file's name: four bytes each still fit a file system
 
 
 def report(
@@ -39,7 +40,8 @@ def report(
 
     Args:
         runs: run folders; unfinished ones are shown as they stand.
-        out: the folder to write; made if missing, the files of an older report are replaced.
+        out: the folder to write; made if missing. The files of an older report are replaced, what
+            else lies beside them stays, and the page comes last: where it is, the report is whole.
         profiles: files, or names of shipped ones; none: those the runs were searched under.
         measure: also measure every finished network here, in each profile's setting.
         console: where progress goes; None: stderr.
@@ -48,16 +50,16 @@ def report(
         The page.
 
     Raises:
-        ValueError: a run folder or profile that is missing or broken, or a setting that cannot be
-            measured here; names it. Nothing has been written then.
+        ValueError: an output folder that holds something else, a run folder or profile that is
+            missing or broken, or a setting that cannot be measured here; names it. Nothing has been
+            written then.
         FileNotFoundError: no such profile.
     """
     from cpt_nas.report import page
 
-    loaded = load_runs(runs)
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"output: {out} is a file, must be a folder")
+    refuse_foreign_folder(out, "a report", PAGE, is_report)
+    loaded = load_runs(runs)
     chosen = load_profiles(profiles, loaded)
     if measure and not chosen:
         raise ValueError("--measure: needs a profile for its setting, and the runs have none")
@@ -77,10 +79,27 @@ def report(
     images = {n: _png(f) for section in content for n, f in section.figures.items()}
 
     files = {name: table.to_csv(index=False).encode() for name, table in contents.items()}
-    files |= {f"{FIGURES}/{_file_name(n)}.png": data for n, data in images.items()}
-    files[PAGE] = page.render(content, images).encode()
-    _write(out, files)
+    pictures = file_names(images)
+    files |= {f"{FIGURES}/{pictures[name]}.png": data for name, data in images.items()}
+    files[PAGE] = page.render(content, images, list(files)).encode()
+    write_whole(out, files, PAGE, own_files)
     return out / PAGE
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a folder holds a report, and is not a run's."""
+    file = folder / PAGE
+    if (folder / RECIPE).exists() or not file.is_file():
+        return False
+    return bool(own_files(file.read_text(encoding="utf-8", errors="replace")))
+
+
+def own_files(text: str) -> list[str]:
+    """The files that a page says it came with."""
+    from cpt_nas.report import page
+
+    ours = re.compile(rf"\w+\.csv|{FIGURES}/[^/]+\.png|{re.escape(PAGE)}")
+    return [name for name in page.listed_files(text) if ours.fullmatch(name)]
 
 
 def _png(figure: Figure) -> bytes:
@@ -89,17 +108,16 @@ def _png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    """All files or, where one cannot be written, none."""
-    (out / FIGURES).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".") as temporary:
-        for name, data in files.items():
-            path = Path(temporary) / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(data)
-        for name in files:
-            os.replace(Path(temporary) / name, out / name)
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Figure -> a file's name without its suffix; no two are alike, whatever the names hold."""
+    chosen: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", name)[:LONGEST_NAME]
+        several = itertools.count(2)
+        choice = plain
+        while choice.lower() in taken:  # some file systems do not tell capitals apart
+            choice = f"{plain}-{next(several)}"
+        taken.add(choice.lower())
+        chosen[name] = choice
+    return chosen
