@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
-
 from hwprofiles.output import refuse_foreign_file
 from hwprofiles.profile_file import ProfileError, load
+from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
 
 Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
