@@ -16,9 +16,7 @@ REPLACED = "replaced"
 SHOWN = 3  # names of what a folder holds
 
 
-def refuse_foreign_folder(
-    path: Path, what: str, last: str, is_one: Callable[[Path], bool]
-) -> None:
+def refuse_foreign_folder(path: Path, what: str, last: str, is_one: Callable[[Path], bool]) -> None:
     """Check, before any work, that a folder may be written.
 
     Args:
