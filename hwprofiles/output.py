@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from hwprofiles.files import write_whole
+
 REPLACED = "replaced"
 SHOWN = 3  # names of what a folder holds
 
@@ -22,7 +24,7 @@ def refuse_foreign_folder(path: Path, what: str, last: str, is_one: Callable[[Pa
     Args:
         path: new, empty, or one that the same command has written before.
         what: it is to be, such as 'a report'.
-        last: the file that stands for all of it, see :func:`write_whole`.
+        last: the file that stands for all of it, see :func:`write_folder`.
         is_one: whether a folder that is not empty is one.
 
     Raises:
@@ -72,7 +74,7 @@ def _refuse_blocked(path: Path) -> None:
             return
 
 
-def write_whole(
+def write_folder(
     folder: Path, files: Mapping[str, bytes], last: str, belonging: Callable[[str], Iterable[str]]
 ) -> None:
     """Put files into a folder so that ``last`` is there only beside all the others.
@@ -93,9 +95,9 @@ def write_whole(
         for name, data in files.items():
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            write_whole(path, data)
         if older is not None:
-            (unfinished / REPLACED).write_text(older, encoding="utf-8")
+            write_whole(unfinished / REPLACED, older)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         if made:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cpt_nas.pruning import surgery
 from cpt_nas.pruning.structure import Structure, cut_to
-from hwprofiles.output import refuse_foreign_folder, write_whole
+from hwprofiles.output import refuse_foreign_folder, write_folder
 
 CONFIG = "config.json"
 FILES = (CONFIG, "model.safetensors")
@@ -97,7 +97,7 @@ def copy_export(run: str | Path, directory: str | Path) -> Path:
             raise ValueError(f"run: {run} has no export/{name}; has it finished training?")
     refuse_foreign_folder(directory, "an exported network", CONFIG, _is_copy)
     content = {name: (source / name).read_bytes() for name in FILES}
-    write_whole(directory, content, CONFIG, lambda _: ())
+    write_folder(directory, content, CONFIG, lambda _: ())
     return directory
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from cpt_nas.report import tables
 from cpt_nas.report.latency import latency, load_profiles
 from cpt_nas.train.run_folder import RECIPE, load_runs
-from hwprofiles.output import refuse_foreign_folder, write_whole
+from hwprofiles.output import refuse_foreign_folder, write_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def report(
     pictures = file_names(images)
     files |= {f"{FIGURES}/{pictures[name]}.png": data for name, data in images.items()}
     files[PAGE] = page.render(content, images, list(files)).encode()
-    write_whole(out, files, PAGE, own_files)
+    write_folder(out, files, PAGE, own_files)
     return out / PAGE
 
 
