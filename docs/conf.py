@@ -40,8 +40,6 @@ nitpick_ignore_regex = [
     ("py:class", r"cpt_nas\.pruning\.structure\.BranchStructure"),
     ("py:class", r"(cpt_nas\.search\.settings\.)?SearchSettings"),
     ("py:func", r"cpt_nas\.search\.records\..*"),
-    # A sentence under `Returns:` that the parser takes for a type.
-    ("py:class", "False where the C library is not glibc"),
 ]
 
 

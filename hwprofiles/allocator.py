@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
     over: the process keeps the memory of its largest moment, and computes faster.
 
     Returns:
-        False where the C library is not glibc: its allocator is then used as it is.
+        bool: whether the C library does; another than glibc is used as it is.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -106,10 +106,11 @@ def fit_layer(points: Sequence[Point], form: Form, dense: tuple[int, int]) -> La
     seconds = np.array([p.seconds for p in points])
     varies_in = len(set(cin)) > 1
     varies_out = form == "dense" and len(set(cout)) > 1
-    columns = [np.ones_like(cin)]
-    columns += [cin if varies_in else 0 * cin, cout if varies_out else 0 * cin]
-    columns += [cin * cout if varies_in and varies_out else 0 * cin]
-    rows = np.stack(columns, axis=1)
+    # A column a coefficient: what the layer costs where that one is 1 and the others are 0.
+    alone = [
+        Coefficients(*row) for row in np.diag([1.0, varies_in, varies_out, varies_in * varies_out])
+    ]
+    rows = np.array([[c.at(i, o) for c in alone] for i, o in zip(cin, cout, strict=True)])
     is_dense = np.array([(p.in_channels, p.out_channels) == dense for p in points])
     x = relative_nnls(rows, seconds, np.where(is_dense, DENSE_WEIGHT, 1.0))
     error = float(np.mean(np.abs(rows @ x / seconds - 1)))
