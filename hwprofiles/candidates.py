@@ -15,14 +15,8 @@ from torch import nn
 
 from hwprofiles.device import check_device
 from hwprofiles.profile_file import Profile
-from hwprofiles.runtimes.eager import (
-    NETWORK_BLOCK_S,
-    Setting,
-    call_of,
-    example_input,
-    pinned,
-    place,
-)
+from hwprofiles.runtimes.base import Setting, example_input, place
+from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, call_of, pinned
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds, anchor_workload, measure_rounds
 
@@ -96,10 +90,10 @@ def time_candidates(
     """
     w = profile.workload
     setting = Setting(
-        check_device(w.device), getattr(torch, w.dtype), w.batch_size, w.channels_last
+        check_device(w.device), getattr(torch, w.dtype), w.batch_size, w.channels_last, w.threads
     )
     here = not profile.check()  # an anchor's time on another machine says nothing
-    with pinned(setting, w.threads), torch.inference_mode():
+    with pinned(setting), torch.inference_mode():
         x = example_input(setting, w.input_size)
         cases: dict[str, Case] = {
             label: call_of(place(candidate.build(), setting), x)

@@ -20,15 +20,8 @@ from hwprofiles.device import check_device
 from hwprofiles.fit import find_channel_divisor
 from hwprofiles.plan import Widths, plan_chains, sweep_widths
 from hwprofiles.profile_file import Profile
-from hwprofiles.runtimes.eager import (
-    NETWORK_BLOCK_S,
-    Builder,
-    Setting,
-    call_of,
-    example_input,
-    pinned,
-    place,
-)
+from hwprofiles.runtimes.base import Setting, example_input, place
+from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, Builder, call_of, pinned
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import (
     Anchor,
@@ -99,9 +92,9 @@ def measure(
         raise ValueError(f"dtype: {dtype!r}, allowed are {', '.join(DTYPES)}")
     if not models:
         raise ValueError("models: none given, at least one is needed")
-    setting = Setting(check_device(device), DTYPES[dtype], batch_size, channels_last)
+    setting = Setting(check_device(device), DTYPES[dtype], batch_size, channels_last, threads)
     begin = time.perf_counter()
-    with pinned(setting, threads):
+    with pinned(setting):
         networks = {label: place(model, setting) for label, model in models.items()}
         x = example_input(setting, size)
         traced = {label: trace_all(network, x) for label, network in networks.items()}
@@ -174,9 +167,9 @@ def time_models(
     if not models:
         raise ValueError("models: none given, at least one is needed")
     first = next(iter(models.values()))[1]
-    setting = Setting(first.device, first.dtype, len(first), channels_last)
+    setting = Setting(first.device, first.dtype, len(first), channels_last, threads)
     cases: dict[str, Case] = {}
-    with pinned(setting, threads), torch.inference_mode():
+    with pinned(setting), torch.inference_mode():
         for label, (model, x) in models.items():
             network = place(model, setting)
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,17 @@ from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.device import fixed_threads
 from hwprofiles.layers import LayerSpec, build
 from hwprofiles.plan import Widths
-from hwprofiles.runtimes.timers import Case, CpuTimer, CudaTimer, Timer
+from hwprofiles.runtimes.base import (
+    Runner,
+    Runtime,
+    RuntimeFingerprint,
+    Setting,
+    Tolerances,
+    known_dtype,
+    place,
+    version_of,
+)
+from hwprofiles.runtimes.timers import Case
 
 # Every layer of a chain gets weights of its own, as in the network, if all fit into this much.
 MAX_OWN_BYTES = 2 * 2**30
@@ -22,18 +31,29 @@ MAX_OWN_BYTES = 2 * 2**30
 NETWORK_BLOCK_S = 10e-3
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where and how everything is run."""
+class Eager(Runtime):
+    """PyTorch as it is: every operation is launched from Python."""
 
-    device: torch.device
-    dtype: torch.dtype
-    batch_size: int
-    channels_last: bool
+    name = "eager"
+    # Bfloat16 has 8 bits.
+    tolerances: ClassVar[Tolerances] = {torch.float32: 1e-6, torch.bfloat16: 0.1}
 
-    def timer(self) -> Timer:
-        """CUDA events on a CUDA device, else the wall clock."""
-        return CudaTimer(self.device) if self.device.type == "cuda" else CpuTimer()
+    def check(self, setting: Setting) -> None:
+        known_dtype(self, setting, [*self.tolerances])
+
+    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
+        return RuntimeFingerprint(
+            name=self.name,
+            version=version_of("torch"),
+            provider="torch",
+            precision=setting.precision,
+            graph_optimization="none",
+            exporter=None,
+            spinning=False,
+        )
+
+    def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
+        return place(model, setting)
 
 
 class InputPool:
@@ -107,27 +127,13 @@ def _input_elements(spec: LayerSpec, batch_size: int) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
-def place(model: nn.Module, setting: Setting) -> nn.Module:
-    """A copy of the model in eval mode, on the setting's device, in its dtype and layout."""
-    network = copy.deepcopy(model).to(device=setting.device, dtype=setting.dtype).eval()
-    if setting.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return network
-
-
-def example_input(setting: Setting, size: tuple[int, int, int]) -> Tensor:
-    """A random batch of examples of this size."""
-    x = torch.rand(setting.batch_size, *size, device=setting.device).to(setting.dtype)
-    return x.contiguous(memory_format=torch.channels_last) if setting.channels_last else x
-
-
 def call_of(function: Callable[[Tensor], object], x: Tensor) -> Case:
     """``function`` on ``x``, as a case to time."""
     return lambda: function(x)
 
 
 @contextmanager
-def pinned(setting: Setting, threads: int) -> Iterator[None]:
+def pinned(setting: Setting) -> Iterator[None]:
     """Fix the threads, the random state and cuDNN's choices, as the workload records them.
 
     All are restored afterwards. Only freed memory is kept from now on (``allocator.py``).
@@ -135,7 +141,7 @@ def pinned(setting: Setting, threads: int) -> Iterator[None]:
     keep_freed_memory()
     devices = [setting.device] if setting.device.type == "cuda" else []
     with ExitStack() as stack:
-        stack.enter_context(fixed_threads(threads))
+        stack.enter_context(fixed_threads(setting.threads))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.backends.cudnn.flags(benchmark=False, allow_tf32=False))
         torch.manual_seed(0)

@@ -1,0 +1,127 @@
+"""ONNX Runtime: on the CPU, and on NVIDIA devices by its CUDA or TensorRT provider.
+
+Idle threads of a session sleep. By default they spin, and everything else in the process, a second
+session or PyTorch itself, then runs many times slower; a measurement of several networks in turn
+would measure that.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hwprofiles.runtimes.base import (
+    Runner,
+    Runtime,
+    RuntimeBuildError,
+    RuntimeFingerprint,
+    Setting,
+    Tolerances,
+    known_dtype,
+    not_taken,
+    version_of,
+)
+from hwprofiles.runtimes.onnx_file import EXPORTER, INPUT, OUTPUT, onnx_bytes
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+
+class OnnxRuntime(Runtime):
+    """Sessions with all graph optimisations and a thread pool each; CUDA's provider on CUDA."""
+
+    name = "onnxruntime"
+    packages = ("onnxruntime", "onnx")
+    extra = "onnx"
+    # Convolutions in another order of additions; on CUDA in TF32 as well, which has 10 bits.
+    tolerances: ClassVar[Tolerances] = {torch.float32: 1e-3}
+
+    def check(self, setting: Setting) -> None:
+        import onnxruntime
+
+        known_dtype(self, setting, [*self.tolerances])
+        if setting.channels_last:
+            raise ValueError(f"channels_last: {self.name} chooses the memory format by itself")
+        provider, here = self._provider(setting), onnxruntime.get_available_providers()
+        if provider not in here:
+            raise ValueError(
+                f"device: {setting.device.type}, but this onnxruntime has no {provider}; it has "
+                f"{', '.join(here)}"
+            )
+
+    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
+        return RuntimeFingerprint(
+            name=self.name,
+            version=version_of("onnxruntime"),
+            provider=self._provider(setting),
+            precision=setting.precision,
+            graph_optimization="all",
+            exporter=EXPORTER,
+            spinning=False,
+        )
+
+    def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
+        import onnxruntime
+
+        content = onnx_bytes(model, example)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = setting.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        provider = self._provider(setting)
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=[provider])
+        except Exception as error:  # onnxruntime's own, of many kinds
+            raise not_taken(self.name, model, error) from error
+        if session.get_providers()[0] != provider:  # it falls back to the CPU by itself
+            raise RuntimeBuildError(
+                f"runtime: {self.name} runs in {session.get_providers()[0]}, wanted is {provider}"
+            )
+        return _CpuRunner(session) if provider == CPU else _CudaRunner(session)
+
+    def _provider(self, setting: Setting) -> str:
+        return CUDA if setting.device.type == "cuda" else CPU
+
+
+class TensorRt(OnnxRuntime):
+    """The same with NVIDIA's TensorRT provider, on CUDA devices."""
+
+    name = "onnxruntime-tensorrt"
+
+    def _provider(self, setting: Setting) -> str:
+        return TENSORRT
+
+
+class _CpuRunner:
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(None, {INPUT: x.numpy()})[0])
+
+
+class _CudaRunner:
+    """Input and output stay on the device, as they would in a pipeline there."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.binding = session.io_binding()
+        self.shape = tuple(session.get_outputs()[0].shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        import numpy as np
+
+        x = x.contiguous()
+        out = torch.empty(self.shape, dtype=torch.float32, device=x.device)
+        index = x.device.index or 0
+        for bind, name, tensor in [
+            (self.binding.bind_input, INPUT, x),
+            (self.binding.bind_output, OUTPUT, out),
+        ]:
+            bind(name, "cuda", index, np.float32, tuple(tensor.shape), tensor.data_ptr())
+        torch.cuda.current_stream(x.device).synchronize()  # onnxruntime has a stream of its own
+        self.session.run_with_iobinding(self.binding)
+        return out

@@ -1,0 +1,87 @@
+"""OpenVINO on the CPU.
+
+The precision is always stated: by default OpenVINO computes in bfloat16 on processors that have it,
+which is faster and less exact.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hwprofiles.runtimes.base import (
+    Runner,
+    Runtime,
+    RuntimeFingerprint,
+    Setting,
+    Tolerances,
+    known_dtype,
+    not_taken,
+    own_format,
+    version_of,
+)
+from hwprofiles.runtimes.onnx_file import EXPORTER, onnx_bytes
+
+PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+# Names of the precisions among what a device says that it is able to do.
+CAPABILITIES = {torch.float32: "FP32", torch.bfloat16: "BF16"}
+
+
+class OpenVino(Runtime):
+    """Models compiled for latency, one stream."""
+
+    name = "openvino"
+    packages = ("openvino", "onnx")
+    extra = "openvino"
+    # Convolutions in another order of additions; bfloat16 has 8 bits, through all layers.
+    tolerances: ClassVar[Tolerances] = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+    def check(self, setting: Setting) -> None:
+        own_format(self, setting)
+        able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        known_dtype(self, setting, [d for d in PRECISIONS if CAPABILITIES[d] in able])
+
+    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
+        return RuntimeFingerprint(
+            name=self.name,
+            version=version_of("openvino"),
+            provider="CPU",
+            precision=setting.precision,
+            graph_optimization="default",
+            exporter=EXPORTER,
+            spinning=False,
+        )
+
+    def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
+        content = onnx_bytes(model, example)
+        core = _core()
+        hints = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[setting.dtype],
+            "INFERENCE_NUM_THREADS": setting.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+        }
+        try:
+            compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", hints)
+        except RuntimeError as error:
+            raise not_taken(self.name, model, error) from error
+        return _Runner(compiled)
+
+
+class _Runner:
+    def __init__(self, compiled: Any) -> None:
+        self.request = compiled.create_infer_request()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # In bfloat16 as well the file's input and output are float32.
+        self.request.infer([x.float().numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(self.request.get_output_tensor(0).data)
+
+
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
