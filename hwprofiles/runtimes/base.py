@@ -81,7 +81,7 @@ class Runtime(ABC):
     Attributes:
         name: as in a profile and for ``--runtime``.
         packages: modules that must be installed.
-        extra: what installs them, ``pip install "cpt-nas[extra]"``; None: nothing is needed.
+        extra: of the distribution, which installs them; None: nothing is needed.
         tolerances: of its outputs. A dtype that is not here cannot be computed in.
     """
 
@@ -99,8 +99,8 @@ class Runtime(ABC):
         missing = [p for p in self.packages if importlib.util.find_spec(p) is None]
         if missing:
             raise ValueError(
-                f"runtime: {self.name} needs {', '.join(missing)}, which this environment lacks: "
-                f'pip install "cpt-nas[{self.extra}]"'
+                f"runtime: {self.name} needs {', '.join(missing)}, which this environment lacks; "
+                f"the extra [{self.extra}] installs it (or pip install {' '.join(missing)})"
             )
 
     @abstractmethod
