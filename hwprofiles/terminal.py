@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shlex
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-# Tables that are written to a file or a pipe may be wide.
-console = Console(width=None if sys.stdout.isatty() else 200)
+from hwprofiles._version import __version__
+from hwprofiles.messages import MOST_CHARACTERS, one_line
+from hwprofiles.streams import PlainConsole, lasting_streams, output_console
+
+console = output_console()
 
 EXIT_DIFFERENT = 1
 EXIT_USER_ERROR = 2
+EXIT_BUG = 70  # as sysexits.h has it; 1 is an answer of `hwprofiles check`
 EXIT_ABORTED = 130
+
+ERROR = "error: "
 
 PLAIN_EVERY_S = 10.0  # between two plain lines of progress
 
@@ -74,7 +86,10 @@ def run_app(
     args: Sequence[str] | None = None,
     extras: Mapping[str, str] | None = None,
 ) -> NoReturn:
-    """Run a typer application and exit; a user's mistake is one line on stderr and exit code 2.
+    """Run a typer application and exit; an error is one line on stderr, never a traceback.
+
+    A user's mistake has exit code 2. Whatever nobody has foreseen is a bug: its traceback goes to a
+    file, which the line names, and the exit code is 70.
 
     Args:
         application: whose commands raise ValueError or OSError for mistakes.
@@ -82,17 +97,62 @@ def run_app(
         extras: optional library -> the command that brings it.
     """
     given = list(sys.argv[1:] if args is None else args)
+    with lasting_streams():
+        code = _exit_code(application, given, extras or {})
+    raise SystemExit(code)
+
+
+def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, str]) -> int:
     try:
-        code = application(args=given or ["--help"], standalone_mode=False)
-    except (ValueError, OSError, _UsageError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        code = application(args=args or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
-        print(f"error: {missing_extra(error, extras or {})}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        if (error.name or "").partition(".")[0] not in extras:
+            return _report_bug(application, args, error)
+        return _refuse(missing_extra(error, extras))
+    except (ValueError, OSError, _UsageError) as error:
+        return _refuse(error)
     except typer.Abort:
-        raise SystemExit(EXIT_ABORTED) from None
-    raise SystemExit(code if isinstance(code, int) else 0)
+        return EXIT_ABORTED
+    except Exception as error:
+        if _is_out_of_memory(error):
+            return _refuse(f"out of memory: {one_line(error)}")
+        return _report_bug(application, args, error)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(error: BaseException | str) -> int:
+    message = one_line(error, MOST_CHARACTERS - len(ERROR))
+    print(f"{ERROR}{message}", file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was refused, by Python, by CUDA or by PyTorch's allocator on the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _report_bug(application: typer.Typer, args: list[str], error: Exception) -> int:
+    """Write the traceback to a file, and say where."""
+    name = application.info.name or Path(sys.argv[0]).name
+    said = f"{type(error).__name__}: {one_line(error)}"
+    trace = "".join(traceback.format_exception(error))
+    text = (
+        f"{name} {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"{shlex.join([name, *args])}\n\n{trace}"
+    )
+    try:
+        handle, path = tempfile.mkstemp(prefix=f"{name}-bug-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        where = f"with {path}"
+    except OSError as refused:
+        where = f"(no traceback could be written: {refused.strerror})"
+    begin = f"{ERROR}a bug in {name}, please report it {where}: "
+    print(begin + one_line(said, max(40, MOST_CHARACTERS - len(begin))), file=sys.stderr)
+    return EXIT_BUG
 
 
 def missing_extra(error: ModuleNotFoundError, extras: Mapping[str, str]) -> str:
@@ -105,15 +165,6 @@ def missing_extra(error: ModuleNotFoundError, extras: Mapping[str, str]) -> str:
     if library not in extras:
         raise error
     return f"{library} is not installed; {extras[library]} brings it"
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    # typer's own errors name the option in format_message only.
-    message = getattr(error, "format_message", error.__str__)()
-    return " ".join(message.split()) or type(error).__name__
 
 
 class PlainProgress:
@@ -161,13 +212,13 @@ def progress_bar(console: Console | None = None) -> Iterator[Report]:
     Args:
         console: default is stderr.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     widgets = console.is_jupyter and find_spec("ipywidgets") is not None
     if not (console.is_interactive or widgets):
         yield PlainProgress(partial(console.print, markup=False, highlight=False, soft_wrap=True))
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cpt_nas.cli import options
@@ -15,6 +14,7 @@ from cpt_nas.cli.options import Overrides
 from cpt_nas.search.budgets import MEASURES, BudgetError, format_amount
 from cpt_nas.sections import ConfigError
 from cpt_nas.train.recipe import Recipe, load_recipe
+from hwprofiles.streams import PlainConsole
 
 
 def train(
@@ -109,7 +109,7 @@ def start(recipe: Recipe, output: Path | None) -> None:
         table = Table("constraint", "dense", "budget", "lowest possible")
         for row in error.table:
             table.add_row(*row)
-        Console(stderr=True).print(table)
+        PlainConsole(stderr=True).print(table)
         raise
     if result:
         options.out.print(f"{folder}: {summary(result)}", highlight=False, soft_wrap=True)

@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
+from hwprofiles.streams import PlainConsole
+
 LIMIT_BYTES = 8 * 2**30  # what one split may take in memory; more is for a loader from disk
 CHUNK = 32  # images handed to a thread at a time: large against the hand-over, small to spread
 # Below, decoding is mostly Python under the interpreter's lock, and threads only get in each
@@ -70,7 +72,7 @@ class Decoder:
         self.input_size = input_size
         self.workers = max(1, workers)
         self.limit_bytes = limit_bytes
-        self.console = console or Console(quiet=True)
+        self.console = console or PlainConsole(quiet=True)
 
     def __call__(
         self, label: str, where: str, items: Iterable[Item]

@@ -10,11 +10,12 @@ import pandas as pd
 import timm
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 import hwprofiles
 from cpt_nas.train.run_folder import Run
 from hwprofiles import Profile
+from hwprofiles.streams import PlainConsole
+from hwprofiles.terminal import progress_bar
 
 COLUMNS = ("run", "profile", "predicted_s", "measured_s", "q25_s", "q75_s", "n", "verdict")
 NAN = float("nan")
@@ -138,16 +139,13 @@ def _measure(
         shape = (w.batch_size, *run.recipe.data.input_size)
         x = torch.randn(shape, generator=generator).to(w.device, getattr(torch, w.dtype))
         models[run.name] = (load_export(run).eval(), x)
-    with Progress(console=console or Console(quiet=True), transient=True) as bar:
-        task = bar.add_task(f"measuring: {name}", total=None)
+    with progress_bar(console or PlainConsole(quiet=True)) as report:
         return hwprofiles.time_models(
             models,
             threads=w.threads,
             min_s=MEASURED_S * len(models),
             channels_last=w.channels_last,
-            progress=lambda stage, done, total: bar.update(
-                task, completed=done, total=total, description=f"measuring: {name}: {stage}"
-            ),
+            progress=lambda stage, done, total: report(f"{name}: {stage}", done, total),
         )
 
 

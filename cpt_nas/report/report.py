@@ -15,6 +15,7 @@ from cpt_nas.report import tables
 from cpt_nas.report.latency import latency, load_profiles
 from cpt_nas.train.run_folder import RECIPE, load_runs
 from hwprofiles.output import refuse_foreign_folder, write_folder
+from hwprofiles.streams import PlainConsole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def report(
     chosen = load_profiles(profiles, loaded)
     if measure and not chosen:
         raise ValueError("--measure: needs a profile for its setting, and the runs have none")
-    times = latency(loaded, chosen, measure, console or Console(stderr=True))
+    times = latency(loaded, chosen, measure, console or PlainConsole(stderr=True))
     contents = {
         "runs.csv": tables.runs_table(loaded, times.table),
         "layers.csv": tables.layers_table(loaded),

@@ -42,11 +42,11 @@ class Progress:
     ) -> None:
         self.console, self.epochs, self.steps, self.clock = console, epochs, steps, clock
         self.bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=console,
             transient=True,
             disable=not (console.is_terminal or console.is_jupyter),

@@ -31,6 +31,7 @@ from cpt_nas.train.setup import (
     load_profile,
     wrap,
 )
+from hwprofiles.streams import PlainConsole
 
 
 def train(
@@ -57,7 +58,7 @@ def train(
     if not resume:
         run_folder.refuse_used(output)
     profile = load_profile(recipe, check=not resume)
-    console = console or Console(stderr=True, quiet=rank > 0)
+    console = console or PlainConsole(stderr=True, quiet=rank > 0)
 
     data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
     given = recipe.model.structure

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwprofiles.files import write_whole
-from hwprofiles.terminal import one_line
+from hwprofiles.messages import one_line
 
 
 def test_text_and_bytes_are_written_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import typer
@@ -12,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hwprofiles import __version__, terminal
-from hwprofiles.terminal import PlainProgress, new_app, progress_bar
+from hwprofiles.terminal import EXIT_BUG, PlainProgress, new_app, progress_bar
 
 
 def test_plain_progress_prints_at_intervals_and_at_the_end_of_a_stage() -> None:
@@ -82,8 +84,9 @@ def test_the_caller_says_what_brings_an_optional_library(
     assert stopped.value.code == 2
     line = "error: drawing is not installed; pip install pens brings it\n"
     assert capsys.readouterr().err == line
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(SystemExit) as stopped:
         terminal.run_app(app, ["other"], extras)
+    assert stopped.value.code == EXIT_BUG
 
 
 def test_python_m() -> None:
@@ -99,23 +102,64 @@ def test_an_app_says_its_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"x {__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file"),
-        (ValueError("two\nlines"), "two lines"),
-    ],
-)
-def test_other_applications_can_use_the_wrapper(
-    capsys: pytest.CaptureFixture[str], error: Exception, line: str
-) -> None:
-    app = typer.Typer()
+def failing(error: Exception) -> typer.Typer:
+    app = typer.Typer(name="prog")
 
     @app.command()
     def fail(really: bool = False) -> None:
         raise error
 
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file"),
+        (ValueError("two\nlines"), "two lines"),
+        (ValueError("x" * 6000), "xxx"),
+        (ValueError("[/b] \x1b[2J"), "[/b] \\x1b[2J"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), "out of memory: "),
+    ],
+)
+def test_a_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        terminal.run_app(app, ["--really"])
+        terminal.run_app(failing(error), ["--really"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {line}")
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {line}")
+    assert shown.count("\n") == 1 and len(shown) <= 301
+
+
+@pytest.mark.parametrize("error", [KeyError("macs"), RecursionError(), TypeError("x" * 999)])
+def test_what_nobody_has_foreseen_is_a_bug_with_its_traceback_in_a_file(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        terminal.run_app(failing(error), ["--really"])
+    assert stopped.value.code == EXIT_BUG
+    shown = capsys.readouterr().err
+    (file,) = tmp_path.iterdir()
+    assert shown.startswith(f"error: a bug in prog, please report it with {file}: ")
+    assert type(error).__name__ in shown
+    assert shown.count("\n") == 1 and len(shown) <= 301
+    text = file.read_text()
+    assert text.startswith(f"prog {__version__}, Python ") and "prog --really" in text
+    assert "Traceback" in text and "raise error" in text
+
+
+def test_a_bug_is_reported_where_no_file_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(SystemExit) as stopped:
+        terminal.run_app(failing(KeyError("macs")), ["--really"])
+    assert stopped.value.code == EXIT_BUG
+    assert "(no traceback could be written: No such file" in capsys.readouterr().err

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from cpt_nas import cli
 from cpt_nas.cli import options
+from hwprofiles.streams import PlainConsole
 
 
 class Shell:
@@ -22,7 +22,7 @@ class Shell:
     def __call__(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         self.monkeypatch.chdir(cwd)
         self.monkeypatch.setattr(sys, "argv", ["cpt-nas", *arguments])
-        self.monkeypatch.setattr(options, "out", Console(width=200))
+        self.monkeypatch.setattr(options, "out", PlainConsole(width=200))
         self.capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
             cli.main()
