@@ -188,6 +188,6 @@ def test_a_profile_of_other_layers_lists_them_and_the_command(cpt_nas: Shell, fo
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
-    assert "conv2d(8->8" in line
+    assert "conv2d(1->8" in line
     assert "hwprofiles measure MODEL --input-size 1 8 8 --batch-size 1" in line
     assert not (folder / "out").exists()
