@@ -12,7 +12,8 @@ from timm.layers import Attention, AttentionRope
 from torch import nn
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal, Slice, UnitGroup
-from cpt_nas.adapters.chains import is_silent
+from cpt_nas.adapters.chains import is_dense, is_silent
+from cpt_nas.adapters.known import changed_inside
 from cpt_nas.adapters.mlp import within
 
 # What the attention calls itself between its linear layers: one channel a head.
@@ -28,6 +29,8 @@ _OUTPUTS = {
 @REGISTRY.add(Attention, AttentionRope)
 def attention(block: nn.Module) -> list[Branch] | Refusal:
     """Heads of packed or separate query, key and value."""
+    if changed_inside(block):
+        return Refusal(changed_inside(block))
     if not is_silent(block.norm):  # type: ignore[arg-type]
         return Refusal("norm: a norm over all the heads")
     if getattr(block, "num_kv_groups", 1) > 1:
@@ -40,10 +43,41 @@ def attention(block: nn.Module) -> list[Branch] | Refusal:
     makers = makers or {"q_proj": 1, "k_proj": 1, "v_proj": 1}
     if getattr(block, "gate", None) is not None:
         makers["gate"] = 1
+    strange = strangers(block, (*makers, "proj"), norms={"q_norm": width, "k_norm": width})
+    if strange:
+        return Refusal(strange)
     counts = [Count("", "num_heads"), Count("", "attn_dim", width)]
     if isinstance(block, AttentionRope):
         counts += [Count("", "num_kv_heads"), Count("", "kv_dim", width)]
     return within((heads_group(block, heads, makers, counts),))
+
+
+def strangers(
+    block: nn.Module,
+    layers: Sequence[str],
+    norms: Mapping[str, int],
+    silent: Sequence[str] = ("attn_drop",),
+) -> str:
+    """Why the parts of an attention are not those that its class makes; '' where they are.
+
+    Args:
+        layers: what must be a linear layer, or a convolution without groups.
+        norms: what may be a norm -> over how many channels of one head.
+        silent: what must do nothing to what is cut.
+    """
+    parts = dict(block.named_children())
+    for name in layers:
+        if not is_dense(block.get_submodule(name)):
+            return f"{name}: {type(block.get_submodule(name)).__name__}, not a linear layer"
+    for name, width in norms.items():
+        part = parts.get(name)
+        sizes = {tuple(p.shape) for p in part.parameters()} if part is not None else set()
+        if not is_silent(part) and ("Norm" not in type(part).__name__ or sizes - {(width,)}):
+            return f"{name}: {type(part).__name__}, not a norm over the channels of one head"
+    for name in silent:
+        if not is_silent(parts.get(name)):
+            return f"{name}: {type(parts[name]).__name__} may mix the heads"
+    return ""
 
 
 def heads_group(

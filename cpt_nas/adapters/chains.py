@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import timm.layers as tl
 from timm.layers import activations, activations_me
@@ -27,9 +28,15 @@ from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cpt_nas.adapters.base import Count, Slice, UnitGroup
+from cpt_nas.adapters.known import changed_inside, unlike_its_class
 
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, tl.DropPath, type(None))
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm),
+    *(tl.BatchNormAct2d, tl.SyncBatchNormAct, tl.GroupNorm, tl.GroupNormAct),
+)
+"""Norms that treat every channel, or every group of channels, by itself."""
 # These look at other channels, or have a parameter a channel.
 _NOT_ELEMENTWISE = (
     activation.Softmax,
@@ -50,13 +57,21 @@ _DENSE = (nn.Conv2d, nn.Linear, tl.Conv2dSame)
 
 def is_silent(module: nn.Module | None) -> bool:
     """Whether it does nothing to what is timed or cut."""
-    empty = isinstance(module, nn.Sequential) and all(map(is_silent, module))
-    return empty or isinstance(module, _SILENT)
+    if module is None:
+        return True
+    if unlike_its_class(module):
+        return False
+    return type(module) in _SILENT or (is_sequence(module) and all(map(is_silent, module)))
+
+
+def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether it just calls its parts one after the other."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def is_activation(module: nn.Module) -> bool:
     """Whether it maps every element by itself."""
-    if isinstance(module, _NOT_ELEMENTWISE):
+    if isinstance(module, _NOT_ELEMENTWISE) or unlike_its_class(module):
         return False
     if isinstance(module, (nn.PReLU, StarReLU)):
         return all(p.numel() == 1 for p in module.parameters())
@@ -66,7 +81,8 @@ def is_activation(module: nn.Module) -> bool:
 
 def is_dense(module: nn.Module) -> bool:
     """A plain convolution without groups, or a linear layer: inputs are just summed up."""
-    return type(module) in _DENSE and getattr(module, "groups", 1) == 1
+    plain = type(module) in _DENSE and getattr(module, "groups", 1) == 1
+    return plain and not unlike_its_class(module)
 
 
 def flatten(block: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
@@ -75,9 +91,11 @@ def flatten(block: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Mo
         module = block.get_submodule(name) if has(block, name) else None
         if module is None or is_silent(module):
             continue
-        if type(module) in CONTAINERS:
+        if unlike_its_class(module):
+            yield name, module
+        elif type(module) in CONTAINERS:
             yield from flatten(block, [f"{name}.{part}" for part in CONTAINERS[type(module)]])
-        elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        elif is_sequence(module):
             yield from flatten(block, [f"{name}.{part}" for part, _ in module.named_children()])
         else:
             yield name, module
@@ -135,8 +153,11 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
                     reasons.append(made)
             outputs, linear = _outputs(module), isinstance(module, nn.Linear)
             current = _Open(name, outputs, linear)
-        elif current is not None:
-            current.trouble = current.trouble or _trouble(name, module, current.linear)
+            continue
+        if unlike_its_class(module):
+            reasons.append(f"{name}: {unlike_its_class(module)}")
+        if current is not None:
+            current.trouble = current.trouble or _trouble(name, module)
             current.through.append((name, module))
     return tuple(groups), "; ".join(dict.fromkeys(reasons))
 
@@ -151,21 +172,34 @@ def _inputs(module: nn.Module) -> int:
     return inputs
 
 
-def _trouble(name: str, module: nn.Module, linear: bool) -> str:
+def _trouble(name: str, module: nn.Module) -> str:
     """Why no unit can be cut across this module; '' where one can."""
-    if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+    cls = type(module).__name__
+    why = unlike_its_class(module)
+    if why or changed_inside(module):
+        return f"{name}: {why}" if why else f"{name}.{changed_inside(module)}"
+    if type(module) in _NORMS:
         if isinstance(module, nn.GroupNorm) and module.num_groups == 1:
             return f"{name}: a norm over all the units"
-        return ""
-    if type(module) in (nn.Conv2d, tl.Conv2dSame, tl.BlurPool2d, *_EXCITES):
+        inside = [n for n, m in module.named_children() if not (is_silent(m) or is_activation(m))]
+        return f"{name}.{inside[0]}: it mixes the units or is not known" if inside else ""
+    if type(module) in _EXCITES:
+        reduce, expand = map(module.get_submodule, _EXCITES[type(module)])
+        plain = is_dense(reduce) and is_dense(expand) and is_activation(module.gate)  # type: ignore[arg-type]
+        return "" if plain else f"{name}: a part of it mixes the units or is not known"
+    if type(module) in (nn.Conv2d, tl.Conv2dSame, tl.BlurPool2d):
         return ""
     if isinstance(module, _POOLS) or is_activation(module):
         return ""
-    if "Norm" in type(module).__name__:
-        return f"{name}: {type(module).__name__}, a norm over all the units"
-    if "Std" in type(module).__name__:
+    if "Frozen" in cls:
+        return f"{name}: {cls}, a frozen norm, which is not cut: search first, freeze afterwards"
+    if cls.startswith(("InstanceNorm", "SplitBatchNorm")):
+        return f"{name}: {cls}, a norm that is not cut"
+    if "Norm" in cls:
+        return f"{name}: {cls}, a norm over all the units"
+    if "Std" in cls:
         return f"{name}: standardised weights, whose scale depends on the inputs that are left"
-    return f"{name}: {type(module).__name__} mixes the units or is not known"
+    return f"{name}: {cls} mixes the units or is not known"
 
 
 def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> UnitGroup | str:

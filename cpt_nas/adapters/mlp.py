@@ -5,11 +5,14 @@ Not cut: GRN-Mlp, whose norm averages over the hidden units, and any Mlp with a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from timm.layers import ConvMlp, GlobalResponseNormMlp, GluMlp, Mlp, SwiGLU
 from torch import nn
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal, Slice, UnitGroup
-from cpt_nas.adapters.chains import is_silent, unit_groups
+from cpt_nas.adapters.chains import is_activation, is_dense, is_silent, unit_groups
+from cpt_nas.adapters.known import changed_inside
 
 WITHIN = "the branch gate is its block's"
 
@@ -54,8 +57,9 @@ def grn_mlp(block: nn.Module) -> list[Branch] | Refusal:
 def glu_mlp(block: nn.Module) -> list[Branch] | Refusal:
     """One layer makes values and their gates, stacked: unit k is rows k and k + N."""
     assert isinstance(block, GluMlp)
-    if not is_silent(block.norm):
-        return Refusal("norm: a norm over all the units")
+    strange = strangers(block, ("fc1", "fc2"), block.norm)
+    if strange:
+        return Refusal(strange)
     linear = isinstance(block.fc1, nn.Linear)
     size = block.fc2.in_features if linear else block.fc2.in_channels
     return within((gated_units(block, size, ("fc1",), 2),))
@@ -65,9 +69,34 @@ def glu_mlp(block: nn.Module) -> list[Branch] | Refusal:
 def swiglu(block: nn.Module) -> list[Branch] | Refusal:
     """Two layers make values and their gates."""
     assert isinstance(block, SwiGLU)
-    if not is_silent(block.norm):
-        return Refusal("norm: a norm over all the units")
+    strange = strangers(block, ("fc1_g", "fc1_x", "fc2"), block.norm)
+    if strange:
+        return Refusal(strange)
     return within((gated_units(block, block.fc2.in_features, ("fc1_g", "fc1_x"), 1),))
+
+
+def strangers(
+    block: nn.Module, layers: Sequence[str], norm: nn.Module | None = None, act: str = "act"
+) -> str:
+    """Why the parts of a gated Mlp are not those that its class makes; '' where they are.
+
+    Args:
+        layers: what must be a linear layer, or a convolution without groups.
+        norm: over all the units, where there is one.
+        act: the name of what must map every unit by itself.
+    """
+    if changed_inside(block):
+        return changed_inside(block)
+    for name in layers:
+        if not is_dense(block.get_submodule(name)):
+            return f"{name}: {type(block.get_submodule(name)).__name__}, not a linear layer"
+    if not is_silent(norm):
+        return "norm: a norm over all the units"
+    part = block.get_submodule(act)
+    if not (is_silent(part) or is_activation(part)):
+        return f"{act}: {type(part).__name__} mixes the units or is not known"
+    drop = getattr(block, "drop1", None)
+    return "" if is_silent(drop) else f"drop1: {type(drop).__name__} may mix the units"
 
 
 def gated_units(

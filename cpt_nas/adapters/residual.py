@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import flatten, has, is_silent, unit_groups
+from cpt_nas.adapters.known import unlike_its_class
 
 
 @dataclass(frozen=True)
@@ -260,21 +261,29 @@ def tail(block: nn.Module, chain: Sequence[str]) -> tuple[str, ...]:
     if not leaves:
         return ()
     name, module = leaves[-1]
-    for inner, classes in (("fc2", ("Mlp", "SwiGLU")), ("proj", ("Att", "XCA"))):
-        found = isinstance(getattr(module, inner, None), (nn.Linear, nn.Conv2d))
+    for inner, behind, classes in (
+        ("fc2", "drop2", ("Mlp", "SwiGLU")),
+        ("proj", "proj_drop", ("Att", "XCA")),
+    ):
+        found = is_layer(getattr(module, inner, None)) and is_silent(getattr(module, behind, None))
         if found and any(c in type(module).__name__ for c in classes):
             name, module = f"{name}.{inner}", getattr(module, inner)
             break
     if type(module).__name__ in ("LayerScale", "LayerScale2d"):
         return (f"{name}.gamma",)
-    linear = type(module) in (nn.Linear, nn.Conv2d, Conv2dSame) or _is_plain_norm(module)
-    if not linear or getattr(module, "weight", None) is None:
+    if not (is_layer(module) or _is_plain_norm(module)) or getattr(module, "weight", None) is None:
         return ()
     return tuple(f"{name}.{t}" for t in ("weight", "bias") if getattr(module, t, None) is not None)
+
+
+def is_layer(module: nn.Module | None) -> bool:
+    """A linear layer or a convolution, exactly."""
+    known = type(module) in (nn.Linear, nn.Conv2d, Conv2dSame)
+    return module is not None and known and not unlike_its_class(module)
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
     """A norm with an affine map at its end, and no activation behind it."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
-        return is_silent(getattr(module, "act", None))
+        return not unlike_its_class(module) and all(map(is_silent, module.children()))
     return False

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from cpt_nas.adapters.known import unlike_its_class
 from cpt_nas.costs.terms import PARAMETER, Term, bare_parameter, place_layers
 from cpt_nas.pruning.search_space import SearchSpace, find_branches, group_key
 from cpt_nas.pruning.structure import Structure
@@ -157,6 +159,9 @@ def build_cost(
     layers = [*traced.layers, *(bare_parameter(name, size) for name, size in traced.bare.items())]
     counted, held = sum(x.params for x in layers), sum(p.numel() for p in model.parameters())
     if counted != held:
+        for name, module in model.named_modules():
+            if is_parametrized(module):
+                raise ValueError(f"model: {name}: {unlike_its_class(module)}, which is not counted")
         raise ValueError(
             f"model: {held} parameters, but the traced layers hold {counted}: "
             "a layer type is not known to hwprofiles"

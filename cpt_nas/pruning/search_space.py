@@ -11,6 +11,8 @@ from typing import Literal
 from torch import nn
 
 from cpt_nas.adapters import REGISTRY, Branch, Refusal, UnitGroup
+from cpt_nas.adapters.base import Adapter
+from cpt_nas.pruning.exactness import Sharing, refused_block, refused_branches, silent_about
 from cpt_nas.pruning.surgery import join
 
 
@@ -87,24 +89,47 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def find_branches(model: nn.Module) -> SearchSpace:
-    """Walk an uncut model with the adapters."""
+    """Walk an uncut model with the adapters. What is not exactly what they know is refused."""
     found: list[PrunableBranch] = []
     refusals: dict[str, str] = {}
+    sharing = Sharing(model)
     for path, module in model.named_modules():
+        reason = refused_block(module, is_root=not path)
         adapter = REGISTRY.get(module)
-        if adapter is None:
-            continue
-        answer = adapter(module)
+        answer = Refusal(reason) if reason or adapter is None else _ask(adapter, module)
         if isinstance(answer, Refusal):
-            refusals[path] = answer.reason
+            if answer.reason:
+                refusals[path] = answer.reason
             continue
+        refused = refused_branches(module, answer)
         for branch in answer:
-            plain = type(module) is nn.Sequential
-            found.append(PrunableBranch(path, branch, join(path, branch.name), plain))
-    branches = nest(without_doubles(found))
+            name = join(path, branch.name)
+            reason = refused.get(branch.name) or sharing.of_branch(path, branch)
+            if reason:
+                refusals[name] = reason
+            else:
+                found.append(PrunableBranch(path, branch, name, type(module) is nn.Sequential))
+    branches = [_with_reason(model, item) for item in nest(without_doubles(found))]
     names = [branch.name for branch in branches]
     assert len(set(names)) == len(names), "adapters: two branches of one name"
     return SearchSpace(tuple(branches), refusals)
+
+
+def _ask(adapter: Adapter, block: nn.Module) -> list[Branch] | Refusal:
+    """The adapter's answer. A block whose parts were taken out may lack what it reads."""
+    try:
+        return adapter(block)
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        return Refusal(f"its parts are not those that {type(block).__name__} makes ({error})")
+
+
+def _with_reason(model: nn.Module, item: PrunableBranch) -> PrunableBranch:
+    """The branch; where no unit of it can be cut, with the reason."""
+    branch = item.branch
+    if branch.groups or branch.uncut:
+        return item
+    why = silent_about(model.get_submodule(item.block), branch)
+    return replace(item, branch=replace(branch, uncut=why))
 
 
 def owns(prefix: str, name: str) -> bool:

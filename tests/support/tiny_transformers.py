@@ -72,23 +72,10 @@ def _in_double(self: efficientvit_mit.LiteMLA, q: Tensor, k: Tensor, v: Tensor) 
     return out[..., :-1] / (out[..., -1:] + self.eps)
 
 
-def _in_doubles(cls: type[nn.Module]) -> type[nn.Module]:
-    """Models of ``cls`` whose attentions compute in the precision of their input.
-
-    Rounding to single precision turns the last digit of a double, which depends on the order of
-    sums, into one of a single: nothing could be compared to twelve digits.
-    """
-
-    def build(**kwargs: object) -> nn.Module:
-        model = cls(**kwargs)
-        for module in model.modules():
-            if isinstance(module, efficientvit_mit.LiteMLA):
-                module._attn = _in_double.__get__(module)
-        return model
-
-    return build  # type: ignore[return-value]
-
+# Rounding to single precision turns the last digit of a double, which depends on the order of sums,
+# into one of a single: nothing could be compared to twelve digits.
+efficientvit_mit.LiteMLA._attn = _in_double
 
 _MIT = {"widths": (8, 8, 16, 16, 32), "depths": (1, 2, 2, 2, 2), "head_widths": (16, 16)}
-tiny("efficientvit", _in_doubles(efficientvit_mit.EfficientVit), head_dim=8, **_MIT)
-tiny("efficientvit_large", _in_doubles(efficientvit_mit.EfficientVitLarge), head_dim=8, **_MIT)
+tiny("efficientvit", efficientvit_mit.EfficientVit, head_dim=8, **_MIT)
+tiny("efficientvit_large", efficientvit_mit.EfficientVitLarge, head_dim=8, **_MIT)

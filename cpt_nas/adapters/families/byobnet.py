@@ -45,7 +45,8 @@ def rep_block(block: nn.Module) -> list[Branch] | Refusal:
     convs = [c for c in convs if getattr(block, c) is not None]
     if isinstance(block, MobileOneBlock):
         convs += [f"conv_kxk.{i}" for i in range(len(block.conv_kxk))]
-    folds = tuple(tensor for conv in convs for tensor in tail(block, (conv,)))
+    tails = [tail(block, (conv,)) for conv in convs]
+    folds = tuple(tensor for tensors in tails for tensor in tensors) if all(tails) else ()
     # The first addition joins two convolutions, or is to a plain 0.
     adds = tuple(":add" + (f"#{i}" if i else "") for i in range(len(convs) + 1))
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import unit_groups
+from cpt_nas.adapters.residual import tail
 
 _CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
     DlaBasic: ("conv1", "bn1", "relu", "conv2", "bn2"),
@@ -29,6 +30,8 @@ class _Shortcut(nn.Module):
 @REGISTRY.add(*_CHAINS)
 def dla_block(block: nn.Module) -> list[Branch] | Refusal:
     """conv1 - conv2 (- conv3); in Res2Net's form the middle is split, so its units stay."""
+    if type(block.relu) is not nn.ReLU:
+        return Refusal(f"relu: {type(block.relu).__name__}, not a ReLU")
     chain = _CHAINS[type(block)]
     groups, uncut = unit_groups(block, chain)
     layers: tuple[str, ...] = tuple(dict.fromkeys(n for n in chain if n != "relu"))
@@ -44,5 +47,4 @@ def dla_block(block: nn.Module) -> list[Branch] | Refusal:
     def remove(now: nn.Module) -> nn.Module:
         return _Shortcut()
 
-    folds = (f"{norm}.weight", f"{norm}.bias")
-    return [Branch("", groups, folds, norm, layers, remove, uncut=uncut)]
+    return [Branch("", groups, tail(block, (norm,)), norm, layers, remove, uncut=uncut)]

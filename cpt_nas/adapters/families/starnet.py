@@ -6,7 +6,7 @@ from timm.models.starnet import Block
 from torch import nn
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
-from cpt_nas.adapters.mlp import gated_units
+from cpt_nas.adapters.mlp import gated_units, strangers
 from cpt_nas.adapters.residual import tail
 
 
@@ -14,6 +14,9 @@ from cpt_nas.adapters.residual import tail
 def star_block(block: nn.Module) -> list[Branch] | Refusal:
     """dwconv - act(f1) * f2 - g - dwconv2."""
     chain = ("dwconv", "f1", "f2", "act", "g", "dwconv2")
+    strange = strangers(block, ("f1.conv", "f2.conv", "g.conv"))
+    if strange or len(block.f1) > 1 or len(block.f2) > 1:  # type: ignore[arg-type]
+        return Refusal(strange or "a norm lies between its layers and their product")
     size: int = block.get_submodule("g.conv").in_channels  # type: ignore[assignment]
     group = gated_units(block, size, ("f1.conv", "f2.conv"), 1, "g.conv")
 
