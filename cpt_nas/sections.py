@@ -9,7 +9,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
+
+from hwprofiles.yaml_file import shortened
 
 
 class ConfigError(ValueError):
@@ -17,19 +21,35 @@ class ConfigError(ValueError):
 
 
 def faults(error: ValidationError, prefix: str) -> str:
+    """Every fault in one line: field, what is allowed, and what was given."""
     lines = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         known = {"extra_forbidden": "unknown key", "missing": "is missing"}
         text = known.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         hidden = fault["type"] in known or isinstance(fault["input"], Mapping)
-        shown = "" if hidden else f" (got {fault['input']!r})"
+        shown = "" if hidden else f" (got {shortened(fault['input'])})"
         lines.append(f"{prefix}{name}: {text}{shown}" if name else f"{prefix}{text}")
     return "; ".join(lines)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A part of a recipe: unknown keys, NaN, infinity, and true in place of 1 are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """True is no 1 and 1 is no True; a text says something, and has no NUL in it."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise ValueError("must not be true or false")
+        if annotation is bool and not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ValueError("must not be empty or hold a NUL character")
+        return value
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], prefix: str = "") -> Self:

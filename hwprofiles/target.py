@@ -27,7 +27,7 @@ class Target(BaseModel):
         channels_last: memory format.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
     device: Literal["cpu", "cuda"] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None

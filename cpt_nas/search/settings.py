@@ -29,6 +29,9 @@ CLOSED_AFTER = 2 / 3  # of theta's range between two allocations, under a budget
 LOG_GAMMA = 0.02
 
 
+MOST = 1_000_000  # of whatever is counted or multiplied; float32 holds its square
+
+
 class _Search(Section):
     """What a search in steps and one in shares of a training have in common.
 
@@ -65,20 +68,20 @@ class _Search(Section):
     latency_budget: str | float | None = None
     params_budget: str | float | None = None
     macs_budget: str | float | None = None
-    log_gamma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    log_gamma: float | None = Field(default=None, ge=0, le=MOST)
     alpha: float | None = Field(default=None, ge=0, le=1)
-    kappa: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    kappa: float | None = Field(default=None, ge=0, le=MOST)
     cost: Literal["latency", "complexity"] | None = None
     gate: Literal["both", "layers", "units"] = "both"
     estimator: str = "endpoint"
     theta_init: float = Field(default=1.0, gt=0, le=1)
-    theta_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    theta_lr: float | None = Field(default=None, gt=0, le=1)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
-    polarize: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    cut_interval: int = Field(default=25, gt=0)
+    polarize: float = Field(default=1.0, ge=0, le=MOST)
+    cut_interval: int = Field(default=25, gt=0, le=MOST)
     estimation: float = Field(default=ESTIMATION, ge=0, lt=1)
     rewind: bool = False
-    channel_divisor: int | None = Field(default=None, gt=0)
+    channel_divisor: int | None = Field(default=None, gt=0, le=MOST)
     fold: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -96,6 +99,15 @@ class _Search(Section):
         if value not in ESTIMATORS:
             raise ValueError(f"must be one of {', '.join(ESTIMATORS)}")
         return value
+
+    @model_validator(mode="after")
+    def _open_at_first(self) -> Self:
+        if self.theta_init <= self.threshold:
+            raise ValueError(
+                f"theta_init: {self.theta_init}, must be above the threshold, {self.threshold}, "
+                "or every gate is removed at once"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

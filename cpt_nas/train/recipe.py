@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
     field_validator,
     model_validator,
 )
+from timm.optim import list_optimizers
 
 from cpt_nas.data.config import DataConfig
-from cpt_nas.search.settings import SearchConfig
+from cpt_nas.search.settings import MOST, SearchConfig
 from cpt_nas.sections import ConfigError, Section
 from hwprofiles.yaml_file import YamlError, dump_yaml, parse_yaml, read_yaml, shortened
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+MOST_THREADS = 1024
 
 
 class ModelConfig(Section):
@@ -40,19 +44,19 @@ class TrainConfig(Section):
     Attributes:
         epochs: passes over the training images, above 0.
         batch_size: examples a process and step, above 0.
-        seed: of weights, order, augmentation and masks.
+        seed: of weights, order, augmentation and masks; 0 to 2**32 - 1.
         device: cpu, cuda or cuda:N.
         threads: CPU threads; none: PyTorch's default.
         channels_last: memory format of the model and the batches.
         amp: bfloat16 autocast.
-        opt: timm's name of an optimizer.
+        opt: timm's name of an optimizer; those that need a second backward pass are refused.
         lr: learning rate, above 0.
         momentum: 0 to below 1.
         weight_decay: at least 0; the papers' lambda over the number of examples.
         nesterov: Nesterov momentum.
         sched: timm's name of a schedule.
-        min_lr: the schedule's lowest rate.
-        warmup_epochs: epochs in which the rate rises from a hundredth of lr.
+        min_lr: the schedule's lowest rate, at most lr.
+        warmup_epochs: epochs in which the rate rises from a hundredth of lr, at most all of them.
         smoothing: label smoothing, 0 to below 1.
         clip_grad: largest norm of the gradient; none: not clipped.
         model_ema: evaluate and export an exponential moving average of the weights.
@@ -60,33 +64,52 @@ class TrainConfig(Section):
         checkpoint_hist: checkpoints of epochs that are kept beside the last and the best.
     """
 
-    epochs: int = Field(default=10, gt=0)
-    batch_size: int = Field(default=128, gt=0)
-    seed: int = 0
+    epochs: int = Field(default=10, gt=0, le=MOST)
+    batch_size: int = Field(default=128, gt=0, le=MOST)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "cpu"
-    threads: int | None = Field(default=None, gt=0)
+    threads: int | None = Field(default=None, gt=0, le=MOST_THREADS)
     channels_last: bool = False
     amp: bool = False
     opt: str = "sgd"
-    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    lr: float = Field(default=0.1, gt=0, le=MOST)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=6e-4, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=6e-4, ge=0, le=MOST)
     nesterov: bool = True
-    sched: str = "cosine"
+    sched: Literal["cosine", "tanh", "poly", "step", "multistep"] = "cosine"
     min_lr: float = Field(default=0.0, ge=0)
     warmup_epochs: float = Field(default=0, ge=0)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip_grad: float | None = Field(default=None, gt=0)
     model_ema: bool = False
     model_ema_decay: float = Field(default=0.999, gt=0, lt=1)
-    checkpoint_hist: int = Field(default=1, ge=0)
+    checkpoint_hist: int = Field(default=1, ge=0, le=MOST)
 
     @field_validator("device")
     @classmethod
     def _device(cls, value: str) -> str:
-        if value != "cpu" and not value.startswith("cuda"):
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", value):
             raise ValueError("must be cpu, cuda or cuda:N")
         return value
+
+    @field_validator("opt")
+    @classmethod
+    def _known_optimizer(cls, value: str) -> str:
+        known = list_optimizers()
+        if value not in known:
+            close = difflib.get_close_matches(value, known) or ["sgd", "adamw", "lion"]
+            raise ValueError(f"is none of timm's optimizers, such as {', '.join(close)}")
+        return value
+
+    @model_validator(mode="after")
+    def _in_the_training(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr: {self.min_lr}, must be at most lr, {self.lr}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs: {self.warmup_epochs}, must be at most epochs, {self.epochs}"
+            )
+        return self
 
 
 class Recipe(Section):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
 import timm
 import torch
 import torch.distributed as dist
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -19,9 +18,12 @@ from cpt_nas.data.batches import Batches
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, cut_to, dense_structure
 from cpt_nas.search.search import Search
+from cpt_nas.train.optimizer import build_optimizer, build_scheduler
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.state import TrainingState
 from hwprofiles import Profile
+from hwprofiles.messages import naming
+from hwprofiles.yaml_file import shortened
 
 
 def join_processes() -> tuple[int, int]:
@@ -38,7 +40,8 @@ def choose_device(name: str) -> torch.device:
             raise ValueError(f"train.device: {name}: no CUDA device here; use cpu")
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(name)
+        with naming(f"train.device: {name}"):
+            torch.cuda.set_device(name)
     return torch.device(name)
 
 
@@ -46,17 +49,31 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
     """The recipe's dense model, and the keyword arguments it was made with.
 
     Raises:
-        ValueError: timm has no such model, or it does not take these arguments.
+        ValueError: timm has no such model, or it does not take these arguments, or with them not
+            the data.
     """
     name = recipe.model.name
     if not timm.is_model(name.split(".")[0]):
-        raise ValueError(f"model.name: timm has no model {name!r}; timm.list_models() lists them")
+        raise ValueError(
+            f"model.name: timm has no model {shortened(name)}; timm.list_models() lists them"
+        )
     kwargs = {"num_classes": num_classes, "in_chans": recipe.data.input_size[0]}
+    for key, most in (("num_classes", math.inf), ("in_chans", kwargs["in_chans"])):
+        stated = recipe.model.kwargs.get(key, kwargs[key])
+        if type(stated) is not int or not kwargs[key] <= stated <= most:
+            raise ValueError(
+                f"model.kwargs.{key}: {shortened(stated)}, the data have {kwargs[key]}"
+            )
     kwargs |= recipe.model.kwargs
-    try:
-        return timm.create_model(name, **kwargs), kwargs
-    except TypeError as error:
-        raise ValueError(f"model.kwargs: {kwargs}: {error}") from None
+    size = list(recipe.data.input_size)
+    words = f"model.name: {shortened(name)} with model.kwargs {shortened(recipe.model.kwargs)}"
+    with naming(words):
+        model: nn.Module = timm.create_model(name, **kwargs)
+        if empty := [n for n, p in model.named_parameters() if p.numel() == 0]:
+            raise ValueError(f"{empty[0]} has no elements; widths must be above 0")
+    with naming(f"data.input_size: {size} does not fit {words}"), torch.no_grad():
+        model.eval()(torch.zeros(1, *size))
+    return model.train(), kwargs
 
 
 def load_profile(recipe: Recipe, *, check: bool) -> Profile | None:
@@ -109,20 +126,8 @@ def build_training(
         same = {"architecture": structure.architecture, "model_kwargs": kwargs}
         given = given.model_copy(update=same)
         cut_to(model, given)
-    optimizer = create_optimizer_v2(
-        model, opt=t.opt, lr=t.lr, weight_decay=t.weight_decay, momentum=t.momentum
-    )
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=t.sched,
-        num_epochs=t.epochs,
-        min_lr=t.min_lr,
-        warmup_epochs=t.warmup_epochs,
-        warmup_lr=t.lr / 100,
-        updates_per_epoch=data.steps,
-        step_on_epochs=False,
-    )
-    scheduler.step_update(0)
+    optimizer = build_optimizer(model, t)
+    scheduler = build_scheduler(optimizer, t, data.steps)
     ema = ModelEmaV3(model, decay=t.model_ema_decay, use_warmup=True) if t.model_ema else None
     return TrainingState(model, search, cost, structure, given, optimizer, scheduler, ema)
 
