@@ -71,8 +71,9 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
         model: nn.Module = timm.create_model(name, **kwargs)
         if empty := [n for n, p in model.named_parameters() if p.numel() == 0]:
             raise ValueError(f"{empty[0]} has no elements; widths must be above 0")
-    with naming(f"data.input_size: {size} does not fit {words}"), torch.no_grad():
-        model.eval()(torch.zeros(1, *size))
+    if recipe.search is None or find_branches(model).branches:  # else the search says why not
+        with naming(f"data.input_size: {size} does not fit {words}"), torch.no_grad():
+            model.eval()(torch.zeros(1, *size))
     return model.train(), kwargs
 
 
