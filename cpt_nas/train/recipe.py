@@ -96,7 +96,7 @@ class TrainConfig(Section):
     @classmethod
     def _known_optimizer(cls, value: str) -> str:
         known = list_optimizers()
-        if value not in known:
+        if value.lower().removeprefix("lookahead_") not in known:
             close = difflib.get_close_matches(value, known) or ["sgd", "adamw", "lion"]
             raise ValueError(f"is none of timm's optimizers, such as {', '.join(close)}")
         return value

@@ -76,6 +76,12 @@ def test_faults_are_named(tmp_path: Path, text: str, overrides: list[str], messa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["sgd", "AdamW", "lookahead_sgd"])
+def test_an_optimizer_goes_by_timms_names(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, "model: {name: x}")
+    assert load_recipe(path, [f"train.opt={name}"]).train.opt == name
+
+
 def test_all_faults_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "model: {name: x}\ntrain: {epochs: 0, lr: -1}\nsearch: {alpha: 2}")
     with pytest.raises(ConfigError) as caught:

@@ -47,7 +47,7 @@ TYPOS = {
     "data.name": ["digit", "torch/nothing", "torch/", "images"],
     "data.mean": ["[.nan]", "[0.1, 0.2]"],
     "data.std": ["[0]", "[.nan]", "[-1]"],
-    "train.opt": ["fusedsgd", "adahessian", "sgdd", "bnbadam", "SGD", "lbfgs"],
+    "train.opt": ["fusedsgd", "adahessian", "sgdd", "bnbadam", "lookahead_", "lbfgs"],
     "train.sched": ["plateau", "none", "cosin"],
     "train.device": ["cuda:x", "gpu", "cuda:999", "mps", "CPU", "cuda:"],
     "train.min_lr": ["0.2"],
