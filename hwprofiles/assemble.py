@@ -55,7 +55,11 @@ def assemble(
     protocol: Protocol,
     created: Created,
 ) -> Profile:
-    """Fit every layer, the scale and the weights, and gather all of it in a profile."""
+    """Fit every layer, the scale and the weights, and gather all of it in a profile.
+
+    Raises:
+        ProfileError: the layers' sum is far from the networks' times.
+    """
     fits: dict[str, LayerFit] = {}
     for signature, spec in unique.items():
         points = [Point(i, o, m.median_s) for (i, o), m in timed.layers[signature].items()]
@@ -98,7 +102,7 @@ def assemble(
             label: _end_to_end(timed.networks[label], sums[label], calibration, t, memories[label])
             for label, t in traced.items()
         },
-    )
+    ).require_possible()
 
 
 def _layer(

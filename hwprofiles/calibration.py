@@ -73,7 +73,8 @@ def calibrate(
     Raises:
         ValueError: fewer than three candidates, dense networks that are not the profile's models,
             or a setting that this machine does not have.
-        ProfileError: a candidate runs a layer that the profile does not hold.
+        ProfileError: a candidate runs a layer that the profile does not hold, or the networks'
+            times are far from their layers' sums.
     """
     if len(candidates) < 3:
         raise ValueError(f"candidates: {len(candidates)}, allowed are 3 or more")
@@ -103,7 +104,7 @@ def calibrate(
         verdict="noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
         networks=[c.digest() for c in networks.values()],
     )
-    return _with(profile, calibration, dense)
+    return _with(profile, calibration, dense).require_possible()
 
 
 def calibration_networks(

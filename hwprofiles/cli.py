@@ -1,8 +1,9 @@
-"""The command line: hwprofiles measure | show | compare | check | schema."""
+"""The command line: hwprofiles measure | show | compare | check | seal | schema."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +27,7 @@ from hwprofiles.options import (
     check_output,
     create_models_at,
 )
-from hwprofiles.profile_file import json_schema, load, save
+from hwprofiles.profile_file import json_schema, load, save, seal
 from hwprofiles.show import show_comparison, show_layers, show_summary
 from hwprofiles.target import Target, setting_differences
 from hwprofiles.terminal import EXIT_DIFFERENT, console, new_app, progress_bar, run_app
@@ -113,7 +114,8 @@ def check(
 ) -> None:
     """Does a profile hold on this machine, in this setting? If not, exit code 1 and what differs.
 
-    Run it where the network is going to run. A setting that is not given is not compared.
+    Run it where the network is going to run. A setting that is not given is not compared. Says,
+    too, where the profile itself is doubtful, such as noisy; that alone is no difference.
 
     Example: hwprofiles check resnet18.yaml --batch-size 1 --threads 1
     """
@@ -134,11 +136,22 @@ def check(
         }
     )
     found = setting_differences(profile, target) + profile.check()
-    for difference in found:
-        print(difference)
+    for line in [*found, *(f"doubtful: {doubt}" for doubt in profile.doubts())]:
+        print(line)
     if found:
         raise typer.Exit(EXIT_DIFFERENT)
     print(f"{profile.name}: this machine and software ({profile.fingerprint_id})")
+
+
+@app.command("seal")
+def seal_(file: Annotated[Path, typer.Argument(help="A profile that was edited.")]) -> None:
+    """Make a profile that was edited by hand usable again; it says from then on that it was.
+
+    Example: hwprofiles seal resnet18.yaml
+    """
+    profile = seal(file)
+    edited = "edited by hand" if profile.created.edited else "as it was measured"
+    print(f"{file}: {profile.name}, {edited}")
 
 
 @app.command()

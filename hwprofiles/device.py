@@ -35,6 +35,10 @@ COVERED = (
 )
 
 
+Cores = Annotated[int, Field(ge=1, le=10**6)]
+Text = Annotated[str, Field(max_length=1000)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
@@ -43,28 +47,28 @@ class Device(_Section):
     """What the layers run on."""
 
     type: Literal["cpu", "cuda"]
-    name: str
-    cores: Annotated[int, Field(ge=1)] = Field(description="CPU cores usable, or multiprocessors")
-    isa: str | None = Field(description="instruction set that torch uses; null on CUDA")
-    memory_bytes: Annotated[int, Field(ge=0)]
-    compute_capability: str | None
-    driver: str | None
+    name: Text
+    cores: Cores = Field(description="CPU cores usable, or multiprocessors")
+    isa: Text | None = Field(description="instruction set that torch uses; null on CUDA")
+    memory_bytes: Annotated[int, Field(ge=0, le=2**60)]
+    compute_capability: Text | None
+    driver: Text | None
 
 
 class Host(_Section):
-    cpu: str
-    cores: Annotated[int, Field(ge=1)]
-    os: str
-    kernel: str
+    cpu: Text
+    cores: Cores
+    os: Text
+    kernel: Text
 
 
 class Software(_Section):
-    python: str
-    torch: str
-    timm: str
-    fvcore: str
-    cuda: str | None
-    cudnn: str | None
+    python: Text
+    torch: Text
+    timm: Text
+    fvcore: Text
+    cuda: Text | None
+    cudnn: Text | None
     onednn: bool
 
 
@@ -72,7 +76,7 @@ class Fingerprint(_Section):
     """Machine and software; ``id`` hashes the keys listed in ``covers``."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    covers: list[str]
+    covers: list[Text]
     device: Device
     host: Host
     software: Software

@@ -1,16 +1,18 @@
 """A profile: what every layer of some models costs on one device, in one setting, as a YAML file.
 
 The schema is the pydantic models here and in ``schema.py``; ``hwprofiles schema`` prints it as
-JSON schema. A file with an unknown key, a NaN, a negative time or a foreign major version is
-refused.
+JSON schema. A file with an unknown key, a NaN, a number out of range or a foreign major version is
+refused, and so is one whose content is not that of its checksum: cut, damaged, or edited.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pandas as pd
 import torch
@@ -25,6 +27,7 @@ from hwprofiles.schema import (
     Created,
     EndToEnd,
     LayerProfile,
+    Name,
     Protocol,
     Schema,
     Section,
@@ -33,9 +36,11 @@ from hwprofiles.schema import (
     Weights,
     Workload,
 )
-from hwprofiles.yaml_file import YamlError, dump_yaml, read_yaml
+from hwprofiles.trust import doubts, impossible
+from hwprofiles.yaml_file import YamlError, dump_yaml, read_yaml, shortened
 
 SHIPPED = Path(__file__).parent / "profiles"
+MAX_MESSAGE = 230  # characters of the faults that are named, at least one
 
 
 class ProfileError(ValueError):
@@ -46,7 +51,7 @@ class Profile(Section):
     """Costs of layers on one device in one setting. ``load`` reads one, ``save`` writes one."""
 
     schema_: Schema = Field(alias="schema", default_factory=Schema)
-    name: str = Field(min_length=1)
+    name: Name
     created: Created
     fingerprint: Fingerprint
     workload: Workload
@@ -55,7 +60,7 @@ class Profile(Section):
     weights: Weights
     cost_model: CostModel
     layers: list[LayerProfile] = Field(min_length=1)
-    dense: dict[str, EndToEnd] = Field(min_length=1)
+    dense: dict[Name, EndToEnd] = Field(min_length=1)
     validation: list[Validation] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -68,6 +73,9 @@ class Profile(Section):
             raise ValueError(
                 f"dense: holds {sorted(self.dense)}, workload.models {sorted(self.workload.models)}"
             )
+        strangers = {m for layer in self.layers for m in layer.count} - set(self.dense)
+        if strangers:
+            raise ValueError(f"layers: count names {sorted(strangers)}, not in workload.models")
         return self
 
     def __repr__(self) -> str:
@@ -228,6 +236,35 @@ class Profile(Section):
             return [Difference("device.name", self.fingerprint.device.name, "no CUDA device")]
         return differences(self.fingerprint, fingerprint(self.workload.device))
 
+    def require_possible(self, source: str | None = None) -> Self:
+        """The same profile, if its networks take about as long as their layers.
+
+        Args:
+            source: what the message begins with; default is the profile's name.
+
+        Raises:
+            ProfileError: the layers' sum or the scale is outside 0.5 to 2.
+        """
+        reason = impossible(self.calibration, self.dense)
+        if reason is not None:
+            raise ProfileError(
+                f"{source or f'profile {self.name}'}: {reason}; measure it anew on a machine that "
+                "does nothing else"
+            )
+        return self
+
+    def doubts(self) -> list[str]:
+        """What to know before the profile is trusted, a clause each; empty: nothing."""
+        return doubts(self.created, self.protocol, self.calibration, self.dense, self.validation)
+
+
+class ProfileFile(Profile):
+    """A profile as it stands in its file."""
+
+    checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="SHA-256 of all the rest as JSON with sorted keys"
+    )
+
 
 class MissingLayers(ProfileError):
     """Layers that a profile does not hold. They never cost zero."""
@@ -236,9 +273,10 @@ class MissingLayers(ProfileError):
         self.signatures = signatures
         w = profile.workload
         size = " ".join(map(str, w.input_size))
+        more = len(signatures) - 1
         super().__init__(
-            f"profile {profile.name} does not hold {len(signatures)} layer(s): "
-            f"{'; '.join(signatures)}. Measure them with: hwprofiles measure MODEL "
+            f"profile {profile.name} does not hold {len(signatures)} layer(s): {signatures[0]}"
+            f"{f' and {more} more' if more else ''}. Measure them with: hwprofiles measure MODEL "
             f"--input-size {size} --batch-size {w.batch_size} --threads {w.threads} -o FILE.yaml"
         )
 
@@ -248,7 +286,7 @@ def load(path_or_name: str | Path) -> Profile:
 
     Raises:
         FileNotFoundError: neither a file nor a shipped profile.
-        ProfileError: the file is not a profile.
+        ProfileError: the file is not a profile, or not as it was written.
     """
     path = Path(path_or_name)
     if not path.is_file():
@@ -256,11 +294,28 @@ def load(path_or_name: str | Path) -> Profile:
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml"))) or "none"
         raise FileNotFoundError(f"profile: no file {path_or_name}, shipped profiles: {shipped}")
-    try:
-        content = read_yaml(path)
-    except YamlError as error:
-        raise ProfileError(f"{path}: {error}") from None
-    return parse(content, str(path))
+    profile, is_sealed = _read(path)
+    if not is_sealed:
+        raise ProfileError(
+            f"{path}: is not as it was measured: cut, damaged or edited since. To use an edited "
+            f"profile: hwprofiles seal {path}"
+        )
+    return profile
+
+
+def seal(path: str | Path) -> Profile:
+    """Give a profile that was edited by hand a checksum; it says of itself that it was edited.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ProfileError: the file is not a profile.
+    """
+    profile, is_sealed = _read(Path(path))
+    if not is_sealed:
+        created = profile.created.model_copy(update={"edited": True})
+        profile = profile.model_copy(update={"created": created})
+        save(profile, path)
+    return profile
 
 
 def parse(content: Any, source: str = "profile") -> Profile:
@@ -272,30 +327,55 @@ def parse(content: Any, source: str = "profile") -> Profile:
     if not isinstance(content, Mapping):
         raise ProfileError(f"{source}: holds {type(content).__name__}, a profile is a mapping")
     try:
-        return Profile.model_validate(content)
+        profile = Profile.model_validate(content)
     except ValidationError as error:
         faults = [_fault(dict(item)) for item in error.errors()]
-        shown = "; ".join(faults[:3])
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ProfileError(f"{source}: {shown}{more}") from None
+        shown = 1
+        while shown < len(faults) and len("; ".join(faults[: shown + 1])) <= MAX_MESSAGE:
+            shown += 1
+        more = f"; and {len(faults) - shown} more" if shown < len(faults) else ""
+        raise ProfileError(f"{source}: {'; '.join(faults[:shown])}{more}") from None
+    return profile.require_possible(source)
 
 
 def save(profile: Profile, path: str | Path) -> None:
-    """Write a profile as YAML; either all of it or nothing."""
+    """Write a profile as YAML; either all of it or nothing.
+
+    Raises:
+        ProfileError: it could not be read back, as after ``model_copy`` with other values.
+        OSError: the file cannot be written; names it.
+    """
     path = Path(path)
+    content = profile.model_dump(mode="json", by_alias=True)
+    parse(content, f"profile {profile.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, dump_yaml(profile.model_dump(mode="json", by_alias=True)))
+    write_whole(path, dump_yaml(content | {"checksum": _checksum(content)}))
 
 
 def json_schema() -> dict[str, Any]:
     """The file format as JSON schema."""
-    return Profile.model_json_schema(by_alias=True)
+    return ProfileFile.model_json_schema(by_alias=True)
+
+
+def _read(path: Path) -> tuple[Profile, bool]:
+    """(the profile in a file, whether its checksum is that of its content)."""
+    try:
+        content = read_yaml(path)
+    except YamlError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    recorded = content.pop("checksum", None) if isinstance(content, dict) else None
+    return parse(content, str(path)), recorded == _checksum(content)
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _fault(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    where = shortened(".".join(str(part) for part in error["loc"]))[1:-1]
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     value = error.get("input")
-    shown = "" if isinstance(value, (dict, list)) or error["type"] == "missing" else f" ({value!r})"
+    hidden = isinstance(value, (dict, list)) or error["type"] == "missing"
+    shown = "" if hidden else f" ({shortened(value)})"
     return f"{where}{shown}: {message}" if where else message

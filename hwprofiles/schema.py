@@ -4,16 +4,41 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from hwprofiles.layers import Form
 
 SCHEMA_VERSION = "1.2"
 
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+# Wide enough for every machine, narrow enough that no sum or ratio of them overflows.
+Seconds = Annotated[float, Field(ge=0, le=1e6)]
+Time = Annotated[float, Field(ge=1e-12, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Macs = Annotated[float, Field(ge=0, le=1e18)]
+Params = Annotated[int, Field(ge=0, le=10**15)]
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+Cores = Annotated[float, Field(ge=0, le=1e6)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, le=1e6)]
+Off = Annotated[float, Field(ge=-1, le=1e6)]  # one number over another, less 1
+Text = Annotated[str, Field(max_length=1000)]
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable characters in one line")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 
 
 class Section(BaseModel):
@@ -24,7 +49,7 @@ class Section(BaseModel):
 
 class Schema(Section):
     name: Literal["hwprofiles"] = "hwprofiles"
-    version: str = SCHEMA_VERSION
+    version: Text = SCHEMA_VERSION
 
     @field_validator("version")
     @classmethod
@@ -37,18 +62,21 @@ class Schema(Section):
 class Created(Section):
     """When and how; seconds."""
 
-    utc: str
-    tool_version: str
-    command: str
-    seed: int
-    wall_s: NonNegative
+    utc: Text
+    tool_version: Text
+    command: Annotated[str, Field(max_length=20_000)]
+    seed: Seed
+    wall_s: Seconds
+    edited: bool = Field(
+        default=False, description="changed by hand after it was measured: `hwprofiles seal`"
+    )
 
 
 class Workload(Section):
     """The setting that every latency in the profile belongs to."""
 
     device: Literal["cpu", "cuda"]
-    models: list[str] = Field(min_length=1)
+    models: list[Name] = Field(min_length=1)
     input_size: tuple[Count, Count, Count] = Field(strict=False)
     batch_size: Count
     dtype: Literal["float32", "bfloat16"]
@@ -65,11 +93,11 @@ class Workload(Section):
 class Anchor(Section):
     """A fixed piece of work, timed in every round, by which drift is seen and divided out."""
 
-    first_s: Positive
-    last_s: Positive
-    spread: NonNegative = Field(description="(90 % quantile - 10 % quantile) / median")
+    first_s: Time
+    last_s: Time
+    spread: Ratio = Field(description="(90 % quantile - 10 % quantile) / median")
     exponent: Share = Field(description="times are divided by the anchor's slowness to this power")
-    reference_s: Positive | None = Field(
+    reference_s: Time | None = Field(
         description="where the anchor counts as not slow, in later sessions as well"
     )
 
@@ -77,20 +105,18 @@ class Anchor(Section):
 class Protocol(Section):
     """How the times were taken, and whether they can be trusted."""
 
-    timer: str
+    timer: Text
     rounds: Count
-    warm_up_s: NonNegative
+    warm_up_s: Seconds
     interleaved: Literal[True] = True
-    statistic: str
-    cache: str
+    statistic: Text
+    cache: Text
     anchor: Anchor
-    load_average: NonNegative
-    contention: NonNegative | None = Field(
+    load_average: Cores
+    contention: Cores | None = Field(
         description="cores that others wanted, too; null: could not be seen"
     )
-    spread: NonNegative = Field(
-        description="median over points of the interquartile range / median"
-    )
+    spread: Ratio = Field(description="median over points of the interquartile range / median")
     verdict: Literal["ok", "noisy"]
 
 
@@ -103,15 +129,17 @@ class Units(Section):
 class Weights(Section):
     """The three numbers of the coarse cost (equations.md): t = c0 layers + cF MACs + cP bytes."""
 
-    kappa: NonNegative = Field(description="layer constant: share_layers / (the other two)")
+    kappa: Annotated[float, Field(ge=0, le=1000)] = Field(
+        description="layer constant: share_layers / (the other two)"
+    )
     alpha: Share = Field(description="compute weight: share_macs / (share_macs + share_params)")
-    seconds_per_layer: NonNegative
-    seconds_per_mac: NonNegative
-    seconds_per_param_byte: NonNegative
+    seconds_per_layer: Seconds
+    seconds_per_mac: Seconds
+    seconds_per_param_byte: Seconds
     share_layers: Share
     share_macs: Share
     share_params: Share
-    fit_error: NonNegative = Field(description="mean absolute relative error of this fit")
+    fit_error: Ratio = Field(description="mean absolute relative error of this fit")
 
     @property
     def parameter_weight(self) -> float:
@@ -122,23 +150,23 @@ class Weights(Section):
 class Calibration(Section):
     """Network = sum over layers (scale * by_form * layer + per_layer_s) + offset_s."""
 
-    scale: Positive
-    offset_s: float
+    scale: Annotated[float, Field(gt=0, le=1e6)]
+    offset_s: Seconds
     n: Count = Field(description="whole networks that it was fitted to")
-    by_form: dict[Form, NonNegative] = Field(
+    by_form: dict[Form, Ratio] = Field(
         default_factory=dict, description="factor of a form's layers on top of scale; default 1"
     )
-    per_layer_s: NonNegative = Field(default=0.0, description="added to every executed layer")
-    left_out_error: NonNegative | None = Field(
+    per_layer_s: Seconds = Field(default=0.0, description="added to every executed layer")
+    left_out_error: Ratio | None = Field(
         default=None, description="mean error of a network predicted from the others; null: dense"
     )
-    seed: int | None = Field(default=None, description="of the cut networks; null: dense only")
-    drift: float | None = Field(
+    seed: Seed | None = Field(default=None, description="of the cut networks; null: dense only")
+    drift: Off | None = Field(
         default=None, description="dense networks: measured here / with their layers - 1"
     )
-    wall_s: NonNegative = 0.0
+    wall_s: Seconds = 0.0
     verdict: Literal["ok", "noisy"] | None = None
-    networks: list[str] = Field(
+    networks: list[Text] = Field(
         default_factory=list, description="hashes of their layers: no validation is on these"
     )
 
@@ -149,13 +177,13 @@ class Calibration(Section):
 
 class SweepPoint(Section):
     channels: Count
-    median_s: Positive
+    median_s: Time
 
 
 class Sweep(Section):
     """Sum of one layer's times with a narrower input and with a narrower output."""
 
-    layer: str
+    layer: Text
     points: list[SweepPoint]
 
 
@@ -176,9 +204,9 @@ class CostModel(Section):
 class Latency(Section):
     """Seconds a call."""
 
-    median_s: Positive
-    q25_s: Positive
-    q75_s: Positive
+    median_s: Time
+    q25_s: Time
+    q75_s: Time
     n: Count
 
     @model_validator(mode="after")
@@ -203,10 +231,10 @@ class Sample(Latency):
 class LatencyCoefficients(Section):
     """Seconds a call at the workload's batch size."""
 
-    const_s: NonNegative
-    per_in_s: NonNegative
-    per_out_s: NonNegative
-    per_in_out_s: NonNegative
+    const_s: Seconds
+    per_in_s: Seconds
+    per_out_s: Seconds
+    per_in_out_s: Seconds
 
 
 class FitRange(Section):
@@ -215,22 +243,29 @@ class FitRange(Section):
     in_channels: tuple[Count, Count] = Field(strict=False)
     out_channels: tuple[Count, Count] = Field(strict=False)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, high in (self.in_channels, self.out_channels):
+            if low > high:
+                raise ValueError(f"{low} .. {high} must not fall")
+        return self
+
 
 class LayerProfile(Section):
     """One layer signature: what it is and what it costs."""
 
-    signature: str = Field(min_length=1)
-    type: str
+    signature: Text = Field(min_length=1)
+    type: Text
     form: Form
     in_channels: Count
     out_channels: Count
-    count: dict[str, Count] = Field(description="model -> how often it runs")
-    macs: NonNegative = Field(description="per example")
-    params: Annotated[int, Field(ge=0)]
-    activation_bytes: Annotated[int, Field(ge=0)] = Field(description="output, per example")
+    count: dict[Name, Count] = Field(description="model -> how often it runs")
+    macs: Macs = Field(description="per example")
+    params: Params
+    activation_bytes: Bytes = Field(description="output, per example")
     coefficients: LatencyCoefficients
     fit_range: FitRange
-    fit_error: NonNegative = Field(description="mean absolute relative error at the samples")
+    fit_error: Ratio = Field(description="mean absolute relative error at the samples")
     dense: Latency
     samples: list[Sample] = Field(min_length=1)
 
@@ -238,12 +273,12 @@ class LayerProfile(Section):
 class Memory(Section):
     """Inference at the workload's batch size."""
 
-    parameter_bytes: Annotated[int, Field(ge=0)]
-    activation_bytes: Annotated[int, Field(ge=0)] = Field(description="sum of all layers' outputs")
-    peak_analytic_bytes: Annotated[int, Field(ge=0)] = Field(
+    parameter_bytes: Bytes
+    activation_bytes: Bytes = Field(description="sum of all layers' outputs")
+    peak_analytic_bytes: Bytes = Field(
         description="parameters, buffers and the tensors alive at the worst moment"
     )
-    peak_measured_bytes: Annotated[int, Field(ge=0)] | None = Field(
+    peak_measured_bytes: Bytes | None = Field(
         description="of a fresh process, or of the CUDA allocator; null: could not be measured"
     )
 
@@ -251,52 +286,52 @@ class Memory(Section):
 class EndToEnd(Latency):
     """One whole dense network."""
 
-    p90_s: Positive
-    p99_s: Positive
-    sum_of_layers_s: Positive = Field(description="by the coefficients, not calibrated")
-    explained: NonNegative = Field(description="sum_of_layers_s / median_s")
-    calibrated_error: float = Field(
+    p90_s: Time
+    p99_s: Time
+    sum_of_layers_s: Time = Field(description="by the coefficients, not calibrated")
+    explained: Ratio = Field(description="sum_of_layers_s / median_s")
+    calibrated_error: Off = Field(
         description="calibrated prediction / median_s - 1, with the drift since"
     )
-    macs: NonNegative = Field(description="per example")
-    params: Annotated[int, Field(ge=0)]
+    macs: Macs = Field(description="per example")
+    params: Params
     memory: Memory
-    unattributed_ops: list[str] = Field(description="executed, but no layer: views")
+    unattributed_ops: list[Text] = Field(description="executed, but no layer: views")
 
 
 class Scores(Section):
     """How far predictions are from measurements; relative errors."""
 
     n: Count
-    mape: NonNegative
+    mape: Ratio
     within5: Share
     within10: Share
-    max: NonNegative
+    max: Ratio
     kendall_tau: Annotated[float, Field(ge=-1, le=1)]
 
 
 class ValidatedNetwork(Section):
     """One network that was cut, measured and predicted."""
 
-    label: str
+    label: Text
     aligned: bool = Field(description="all its widths are multiples of the channel divisor")
     layers: Count
-    macs: NonNegative
-    params: NonNegative
-    predicted_s: Positive
-    measured_s: Positive
-    spread: NonNegative = Field(description="interquartile range / median")
-    again_s: Positive | None = Field(description="measured a second time; null: not")
+    macs: Macs
+    params: Macs
+    predicted_s: Time
+    measured_s: Time
+    spread: Ratio = Field(description="interquartile range / median")
+    again_s: Time | None = Field(description="measured a second time; null: not")
 
 
 class Validation(Section):
     """Predictions for networks that were not measured before, written by a later command."""
 
-    model: str
-    utc: str
-    seed: int
+    model: Name
+    utc: Text
+    seed: Seed
     verdict: Literal["ok", "noisy"]
-    contention: NonNegative | None
+    contention: Cores | None
     aligned: Scores = Field(description="networks at the channel divisor")
     unaligned: Scores | None = Field(description="null: none, as with a channel divisor of 1")
     macs_alone: Scores = Field(
@@ -304,11 +339,9 @@ class Validation(Section):
         "networks, which favours them"
     )
     params_alone: Scores = Field(description="the same by parameters")
-    speed_up_error: NonNegative = Field(
-        description="mean relative error of cut / dense, at the divisor"
-    )
-    dense_error: float = Field(description="the uncut network: predicted / measured - 1")
-    noise_floor: NonNegative = Field(
+    speed_up_error: Ratio = Field(description="mean relative error of cut / dense, at the divisor")
+    dense_error: Off = Field(description="the uncut network: predicted / measured - 1")
+    noise_floor: Ratio = Field(
         description="mean relative difference of networks that were measured twice"
     )
     networks: list[ValidatedNetwork] = Field(min_length=1)

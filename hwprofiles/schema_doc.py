@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwprofiles.profile_file import Profile
+from hwprofiles.profile_file import ProfileFile
 
 LIMITS = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
     "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
     "minLength": "not empty",
     "minItems": "not empty",
     "pattern": "matching `{}`",
@@ -18,14 +19,16 @@ LIMITS = {
 
 def schema_page() -> str:
     """Markdown: a table a section, in the order of the file."""
-    schema = Profile.model_json_schema(by_alias=True)
+    schema = ProfileFile.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     lines = [
         "# The profile file",
         "",
         "Written by `hwprofiles schema --markdown`; `hwprofiles schema` prints the same as JSON "
-        "schema. Unknown keys, NaN, infinity and a foreign major version are refused. Times are "
-        "seconds, memory bytes, MACs one per multiply-add. A field with a default may be missing.",
+        "schema. Unknown keys, NaN, infinity, numbers out of range and a foreign major version are "
+        "refused, and a file whose content is not that of its checksum: cut, damaged, or edited "
+        "without `hwprofiles seal`. Times are seconds, memory bytes, MACs one per multiply-add. A "
+        "field with a default may be missing.",
         "",
     ]
     order, seen = [("profile", schema)], {"profile"}
@@ -62,8 +65,12 @@ def _type(value: dict[str, Any]) -> str:
         return f"list of {_type(value['items'])}"
     if value.get("type") == "object":
         return f"mapping to {_type(value['additionalProperties'])}"
-    limits = [text.format(value[key]) for key, text in LIMITS.items() if key in value]
+    limits = [text.format(_short(value[key])) for key, text in LIMITS.items() if key in value]
     return " ".join([str(value.get("type", "any")), *limits])
+
+
+def _short(limit: object) -> str:
+    return f"{limit:g}" if isinstance(limit, (int, float)) else str(limit)
 
 
 def _default(value: dict[str, Any]) -> str:

@@ -39,6 +39,8 @@ def show_summary(profile: Profile) -> None:
         f"{_contention(p.contention)}, "
         f"{p.rounds} rounds, {profile.created.wall_s:.0f} s",
     )
+    for doubt in profile.doubts():
+        table.add_row("doubtful", doubt)
     table.add_row("layer constant kappa", f"{profile.kappa:.3f}")
     table.add_row("compute weight alpha", f"{profile.alpha:.3f}")
     table.add_row("parameter weight 1 - alpha", f"{profile.weights.parameter_weight:.3f}")

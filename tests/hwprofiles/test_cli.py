@@ -28,8 +28,11 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def file(tiny_profile: Profile, tmp_path: Path) -> Path:
+    content = tiny_profile.model_dump(mode="json", by_alias=True)
+    content["protocol"]["verdict"] = "ok"  # whatever the machine was doing
+    content["dense"]["tiny"]["explained"] = 1.0
     path = tmp_path / "tiny.yaml"
-    save(tiny_profile, path)
+    save(parse(content), path)
     return path
 
 
@@ -77,7 +80,7 @@ def test_show(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Prof
     assert code == 0
     for layer in tiny_profile.layers:
         assert layer.signature in out
-    assert f"{tiny_profile.kappa:.3f}" in out and tiny_profile.protocol.verdict in out
+    assert f"{tiny_profile.kappa:.3f}" in out and load(file).protocol.verdict in out
 
 
 def test_compare(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
@@ -109,9 +112,44 @@ def test_check_of_a_setting(capsys: pytest.CaptureFixture[str], file: Path) -> N
     assert code == 2 and err == "error: dtype: 'int8', allowed are float32 and bfloat16\n"
 
 
+def test_check_and_show_repeat_what_is_doubtful(
+    capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    content = load(file).model_dump(mode="json", by_alias=True)
+    content["protocol"] |= {"verdict": "noisy", "spread": 0.25, "contention": None}
+    content["protocol"]["anchor"]["spread"] = 0.5
+    content["dense"]["tiny"]["explained"] = 0.6
+    content["cost_model"]["calibration"] |= {"verdict": "noisy", "drift": 0.08}
+    save(parse(content), file)
+    expected = [
+        "its times are noisy (spread 25.0%, anchor 50.0%, contention not seen)",
+        "its calibration is noisy (drift 8.0%)",
+        "the layers of tiny sum to 60.0% of its time",
+    ]
+    code, out, _ = run(capsys, "check", str(file))
+    assert code == 0 and out.splitlines()[:3] == [f"doubtful: {line}" for line in expected]
+    assert "this machine and software" in out.splitlines()[3]
+    code, out, _ = run(capsys, "show", str(file))
+    assert code == 0 and all(line in out for line in expected)
+
+
+def test_seal(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    code, out, _ = run(capsys, "seal", str(file))
+    assert code == 0 and out == f"{file}: cpu-t1-b1, as it was measured\n"
+    file.write_text(file.read_text().replace("name: cpu-t1-b1", "name: mine"))
+    code, _, err = run(capsys, "show", str(file))
+    assert code == 2 and f"hwprofiles seal {file}" in err and err.count("\n") == 1
+    code, out, _ = run(capsys, "seal", str(file))
+    assert code == 0 and out == f"{file}: mine, edited by hand\n"
+    code, out, _ = run(capsys, "check", str(file))
+    assert code == 0 and out.startswith("doubtful: it was edited by hand\n")
+    code, _, err = run(capsys, "seal", str(file.with_name("absent.yaml")))
+    assert code == 2 and "absent.yaml: No such file" in err
+
+
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "schema")
-    assert code == 0 and json.loads(out)["title"] == "Profile"
+    assert code == 0 and json.loads(out)["title"] == "ProfileFile"
 
 
 def test_the_page_of_the_schema_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,8 +202,8 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    commands = [c.callback.__name__ for c in cli.app.registered_commands if c.callback]
-    assert commands == ["measure", "show", "compare", "check", "schema"]
+    commands = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
+    assert commands == ["measure", "show", "compare", "check", "seal", "schema"]
     for command in commands:
         result = CliRunner().invoke(cli.app, [command, "--help"])
         assert result.exit_code == 0 and f"Example: hwprofiles {command}" in " ".join(

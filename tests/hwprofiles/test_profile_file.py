@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hwprofiles import MissingLayers, Profile, ProfileError, trace
-from hwprofiles.profile_file import json_schema, load, parse, save
+from hwprofiles import MissingLayers, Profile, ProfileError, trace, trust
+from hwprofiles.profile_file import json_schema, load, parse, save, seal
 from hwprofiles.yaml_file import dump_yaml
 
 Content = dict[str, Any]
@@ -35,20 +35,23 @@ def test_round_trip(tiny_profile: Profile, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["p.yaml"]
 
 
-times = st.floats(min_value=1e-12, max_value=1e6)
-numbers = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
-text = st.text(st.characters(codec="utf-8"), min_size=1)
+seconds = st.floats(0, 1e6)
+shares = st.floats(0, 1)
+text = st.text(st.characters(codec="utf-8"), max_size=100)
+name = st.text(min_size=1, max_size=100).filter(str.isprintable)
 
 
 @given(
-    name=text,
-    command=st.text(st.characters(codec="utf-8")),
-    scale=times,
-    offset=st.floats(allow_nan=False, allow_infinity=False),
-    coefficients=st.lists(numbers, min_size=4, max_size=4),
-    kappa=numbers,
-    seed=st.integers(),
-    signature=text,
+    name=name,
+    command=text,
+    scale=st.floats(0.5, 2),
+    offset=seconds,
+    coefficients=st.lists(seconds, min_size=4, max_size=4),
+    kappa=st.floats(0, 1000),
+    drift=st.floats(-1, 1e6),
+    share=shares,
+    seed=st.integers(-(2**63), 2**64 - 1),
+    signature=text.filter(bool),
 )
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -62,6 +65,8 @@ def test_any_values_survive_yaml(
     offset: float,
     coefficients: list[float],
     kappa: float,
+    drift: float,
+    share: float,
     seed: int,
     signature: str,
 ) -> None:
@@ -71,9 +76,9 @@ def test_any_values_survive_yaml(
     content["cost_model"]["calibration"] |= {"scale": scale, "offset_s": offset}
     content["cost_model"]["calibration"]["by_form"] = {"dense": kappa, "channel": coefficients[0]}
     content["cost_model"]["calibration"]["per_layer_s"] = coefficients[1]
-    content["cost_model"]["calibration"]["drift"] = offset
+    content["cost_model"]["calibration"]["drift"] = drift
     content["protocol"]["contention"] = coefficients[2]
-    content["weights"]["kappa"] = kappa
+    content["weights"] |= {"kappa": kappa, "alpha": share}
     fields = ("const_s", "per_in_s", "per_out_s", "per_in_out_s")
     content["layers"][0]["coefficients"] = dict(zip(fields, coefficients, strict=True))
     content["layers"][0]["signature"] = signature
@@ -139,6 +144,18 @@ FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("validation", [{"model": "tiny"}]), "validation.0.utc: field required"),
     (put("fingerprint.id", "../../etc"), "fingerprint.id"),
     (put("protocol.verdict", "great"), "protocol.verdict ('great')"),
+    (put("layers.0.dense.median_s", 1e300), "layers.0.dense.median_s (1e+300)"),
+    (put("layers.0.coefficients.per_in_s", 1e300), "layers.0.coefficients.per_in_s (1e+300)"),
+    (put("layers.0.count.tiny", 2**63), "layers.0.count.tiny (9223372036854775808)"),
+    (put("layers.0.count.other", 1), "layers: count names ['other'], not in workload.models"),
+    (put("layers.0.fit_range.in_channels", [3, 2]), "layers.0.fit_range: 3 .. 2 must not fall"),
+    (put("dense.tiny.memory.parameter_bytes", 2**70), "dense.tiny.memory.parameter_bytes"),
+    (put("cost_model.calibration.offset_s", -1.0), "cost_model.calibration.offset_s (-1.0)"),
+    (put("created.seed", 10**4000), "created.seed (1000"),
+    (put("name", "a\nb"), "name ('a\\nb'): must be printable characters in one line"),
+    (put("created.tool_version", "x" * 6000), "created.tool_version ('xxx"),
+    (put("x" * 6000, 1), "xxx"),
+    (put("fingerprint.host.cores", 10**9), "fingerprint.host.cores (1000000000)"),
 ]
 
 
@@ -153,6 +170,7 @@ def test_a_malformed_profile_gives_one_clear_line(
         load(path)
     line = str(caught.value)
     assert line.startswith(f"{path}: ") and message in line and "\n" not in line
+    assert len(line) - len(str(path)) < 280
 
 
 @pytest.mark.parametrize(
@@ -179,6 +197,92 @@ def test_several_faults_are_named_at_once(content: Content) -> None:
         content["weights"][key] = -1.0
     with pytest.raises(ProfileError, match=r"kappa.*alpha.*; and 1 more"):
         parse(content)
+
+
+@pytest.fixture(scope="module")
+def written(tiny_profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("written") / "p.yaml"
+    save(tiny_profile, path)
+    return path.read_text(encoding="utf-8")
+
+
+# (where in the file 0..1, how many characters go, what comes in their place)
+damage = st.tuples(
+    st.floats(0, 1),
+    st.sampled_from([0, 1, 2, 30, 10**6]),
+    st.sampled_from(["", "0", "9", "e9", "-", ": ", "\n", "  ", "x", "#", "&", "\x00", "é"]),
+)
+
+
+@given(st.lists(damage, min_size=1, max_size=3))
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_damaged_file_is_refused_in_one_line_or_says_the_same(
+    written: str, tiny_profile: Profile, tmp_path: Path, damages: list[tuple[float, int, str]]
+) -> None:
+    found = written
+    for share, gone, instead in damages:
+        at = round(share * len(found))
+        found = found[:at] + instead + found[at + gone :]
+    refused_or_equal(found, tiny_profile, tmp_path / "p.yaml")
+
+
+def test_a_file_cut_after_any_line_or_without_any_is_refused_or_equal(
+    written: str, tiny_profile: Profile, tmp_path: Path
+) -> None:
+    lines = written.splitlines(keepends=True)
+    for i in range(0, len(lines), 23):
+        refused_or_equal("".join(lines[:i]), tiny_profile, tmp_path / "p.yaml")
+        refused_or_equal("".join([*lines[:i], *lines[i + 1 :]]), tiny_profile, tmp_path / "p.yaml")
+        twice = [*lines[: i + 1], *lines[i:]]
+        refused_or_equal("".join(twice), tiny_profile, tmp_path / "p.yaml")
+
+
+def refused_or_equal(content: str, profile: Profile, path: Path) -> None:
+    path.write_text(content, encoding="utf-8")
+    try:
+        assert load(path) == profile
+    except ProfileError as error:
+        assert "\n" not in str(error) and len(str(error)) - len(str(path)) < 300
+
+
+def test_an_edited_profile_is_refused_until_it_is_sealed(written: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(written.replace("  in_channels: 16\n", "  in_channels: 12\n", 1))
+    with pytest.raises(ProfileError, match="is not as it was measured: cut, damaged or edited"):
+        load(path)
+    path.write_text(written.replace("name: cpu-t1-b1", "name: mine", 1))
+    with pytest.raises(ProfileError, match=rf"use an edited profile: hwprofiles seal {path}$"):
+        load(path)
+    assert seal(path) == load(path) and load(path).name == "mine"
+    assert load(path).created.edited and "it was edited by hand" in load(path).doubts()
+    sealed = path.read_text()
+    seal(path)
+    assert path.read_text() == sealed
+
+
+def test_what_was_not_edited_stays_as_measured(written: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"# from the workshop\n{written}")
+    assert not seal(path).created.edited and path.read_text().startswith("# from the workshop")
+
+
+def test_layers_that_do_not_sum_to_the_network_are_no_profile(
+    content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content["dense"]["tiny"]["explained"] = 1.0
+    content["cost_model"]["calibration"]["scale"] = 60.0
+    strange = parse(content)
+    monkeypatch.setattr(trust, "POSSIBLE", (0.5, 2.0))
+    for use in (lambda: parse(content), lambda: save(strange, tmp_path / "p.yaml")):
+        with pytest.raises(ProfileError, match=r"networks take 60 times the sum of their layers"):
+            use()
+    content["cost_model"]["calibration"]["scale"] = 1.0
+    content["dense"]["tiny"]["explained"] = 0.017
+    with pytest.raises(ProfileError, match=r"layers of tiny sum to 0.017 of the network's time"):
+        parse(content)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_such_profile() -> None:
@@ -251,7 +355,7 @@ def test_check_lists_the_differences(tiny_profile: Profile, content: Content) ->
 def test_json_schema_describes_the_file(content: Content) -> None:
     schema = json_schema()
     json.dumps(schema)
-    assert set(schema["required"]) <= set(content) == set(schema["properties"])
+    assert set(schema["required"]) <= {*content, "checksum"} == set(schema["properties"])
     assert schema["additionalProperties"] is False
 
 
