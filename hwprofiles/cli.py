@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from hwprofiles._version import __version__
-from hwprofiles.device import usable_cores
 from hwprofiles.options import (
     BatchSize,
     ChannelsLast,
@@ -27,6 +26,7 @@ from hwprofiles.options import (
     check_output,
     create_models_at,
 )
+from hwprofiles.processor import usable_cores
 from hwprofiles.profile_file import json_schema, load, save, seal
 from hwprofiles.show import show_comparison, show_layers, show_summary
 from hwprofiles.target import Target, setting_differences

@@ -3,7 +3,8 @@
 When threads must share cores, every parallel region waits for the slowest thread. A small network
 on all threads then runs ten times slower in every round alike: neither the spread between rounds
 nor an anchor of one thread shows it. What others used is all busy time of the cores that this
-process may run on, less its own processor time.
+process may run on, less its own processor time. A container's CPU quota takes cores away as well:
+what the threads want beyond it counts alike.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from pathlib import Path
 
-from hwprofiles.device import core_numbers
+from hwprofiles.processor import core_numbers, cpu_quota
 
 STAT = Path("/proc/stat")
 # The kernel counts in hundredths of a second: less than this many seconds says nothing.
@@ -26,6 +27,7 @@ class ContentionMeter:
 
     def __init__(self) -> None:
         self.cores = core_numbers()
+        self.quota = cpu_quota()
         self.busy_s = _busy_s(self.cores)
         self.own_s = time.process_time()
         self.at = time.perf_counter()
@@ -39,12 +41,13 @@ class ContentionMeter:
         Returns:
             On average since the start; None where it cannot be seen: not on Linux, or too short.
         """
+        beyond_quota = 0.0 if self.quota is None else max(0.0, threads - self.quota)
         busy, elapsed = _busy_s(self.cores), time.perf_counter() - self.at
         if busy is None or self.busy_s is None or elapsed < LEAST_S:
-            return None
+            return beyond_quota or None
         own = time.process_time() - self.own_s
         others = max(0.0, (busy - self.busy_s - own) / elapsed)
-        return max(0.0, threads + others - len(self.cores))
+        return max(beyond_quota, threads + others - len(self.cores))
 
 
 def _busy_s(cores: set[int]) -> float | None:

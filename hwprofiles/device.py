@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from hwprofiles.processor import core_numbers, cpu_quota, processor_name, usable_cores
+
 # What makes timings differ. The kernel and the interpreter are recorded, too, but not compared.
 COVERED = (
     "device.type",
@@ -27,6 +29,7 @@ COVERED = (
     "device.compute_capability",
     "host.cpu",
     "host.cores",
+    "host.cpu_quota",
     "software.torch",
     "software.timm",
     "software.cuda",
@@ -56,8 +59,11 @@ class Device(_Section):
 
 
 class Host(_Section):
-    cpu: Text
+    cpu: Text = Field(description="the board, if known, and the kinds of cores")
     cores: Cores
+    cpu_quota: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
+        default=None, description="cores that the control group may keep busy; null: all"
+    )
     os: Text
     kernel: Text
 
@@ -101,7 +107,13 @@ def fingerprint(device_type: str) -> Fingerprint:
     Raises:
         ValueError: there is no such device here.
     """
-    host = Host(cpu=_cpu_name(), cores=os.cpu_count() or 1, os=platform.system(), kernel=_kernel())
+    host = Host(
+        cpu=processor_name(),
+        cores=os.cpu_count() or 1,
+        cpu_quota=cpu_quota(),
+        os=platform.system(),
+        kernel=_kernel(),
+    )
     software = Software(
         python=platform.python_version(),
         torch=str(torch.__version__),
@@ -111,7 +123,7 @@ def fingerprint(device_type: str) -> Fingerprint:
         cudnn=str(torch.backends.cudnn.version()) if device_type == "cuda" else None,
         onednn=torch.backends.mkldnn.is_available(),
     )
-    device = _cuda() if device_type == "cuda" else _cpu(host.cpu)
+    device = _cuda() if device_type == "cuda" else _cpu()
     parts = {"device": device, "host": host, "software": software}
     covered = {key: _value(parts, key) for key in COVERED}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
@@ -149,28 +161,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def core_numbers() -> set[int]:
-    """The CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return set(os.sched_getaffinity(0))
-    return set(range(os.cpu_count() or 1))
-
-
-def usable_cores() -> int:
-    """How many these are: what 'all threads' means."""
-    return len(core_numbers())
-
-
 @contextmanager
 def fixed_threads(threads: int) -> Iterator[None]:
     """Run torch with this many threads, and put the old number back afterwards.
 
     Raises:
-        ValueError: fewer than one, or more than the cores that this process may run on.
+        ValueError: fewer than one, or more than the cores that this process may keep busy.
     """
-    cores = usable_cores()
+    cores, quota = usable_cores(), cpu_quota()
     if not 1 <= threads <= cores:
-        raise ValueError(f"threads: {threads}, allowed are 1..{cores} on this machine")
+        limit = "" if quota is None else f", whose CPU quota is {quota:g} of its cores"
+        raise ValueError(f"threads: {threads}, allowed are 1..{cores} on this machine{limit}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -179,11 +180,11 @@ def fixed_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _cpu(name: str) -> Device:
+def _cpu() -> Device:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device(
         type="cpu",
-        name=name,
+        name=processor_name(core_numbers()),
         cores=usable_cores(),
         isa=torch.backends.cpu.get_cpu_capability(),
         memory_bytes=_rounded(memory),
@@ -217,15 +218,6 @@ def _nvidia_driver() -> str | None:
         return None
     words = path.read_text().split()
     return next((word for word in words if word[:1].isdigit() and "." in word), None)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _kernel() -> str:
