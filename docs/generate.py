@@ -133,6 +133,7 @@ RESULT_JSON = {
     "forced": "gates that were decided at the freeze against theta > 0.5",
     "undecided_at_freeze": "share of the gates that were undecided when the structure was frozen",
     "profile_fingerprint": "identifies the machine and software of the profile",
+    "changes": "of the recipe between the parts of the training: `epoch`, `key`, `was`, `now`",
     "versions": "of Python and of the packages that the run used",
     "commit": "of the checkout that the code ran from; null where there was none",
     "dirty": "whether that checkout had changes",
@@ -430,7 +431,8 @@ def files_page() -> str:
         "as one. The fields of a cost profile have [a page of their own](profile_schema.md).\n",
         "## A run folder\n",
         "`cpt-nas train` and `cpt-nas retrain` write it. A file is written whole or not at all, "
-        "and a run is never overwritten.\n",
+        "a run is never overwritten, and one process at a time writes it "
+        "([stopping and going on](../guide/stopping.md)).\n",
         meanings_table(RUN_FILES),
     ]
     for title, text in run_tables.items():

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hwprofiles._version import __version__
 from hwprofiles.messages import MOST_CHARACTERS, one_line
+from hwprofiles.stopping import EXIT_ABORTED, Stopped, sigterm_raises
 from hwprofiles.streams import PlainConsole, lasting_streams, output_console
 
 console = output_console()
@@ -29,7 +30,6 @@ console = output_console()
 EXIT_DIFFERENT = 1
 EXIT_USER_ERROR = 2
 EXIT_BUG = 70  # as sysexits.h has it; 1 is an answer of `hwprofiles check`
-EXIT_ABORTED = 130
 
 ERROR = "error: "
 
@@ -104,7 +104,8 @@ def run_app(
 
 def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, str]) -> int:
     try:
-        code = application(args=args or ["--help"], standalone_mode=False)
+        with sigterm_raises():
+            code = application(args=args or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in extras:
@@ -112,8 +113,12 @@ def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, s
         return _refuse(missing_extra(error, extras))
     except (ValueError, OSError, _UsageError) as error:
         return _refuse(error)
-    except typer.Abort:
+    except typer.Abort:  # Ctrl-C
+        print("stopped", file=sys.stderr)
         return EXIT_ABORTED
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     except Exception as error:
         if _is_out_of_memory(error):
             return _refuse(f"out of memory: {one_line(error)}")

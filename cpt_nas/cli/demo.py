@@ -12,8 +12,8 @@ from rich.table import Table
 
 import hwprofiles
 from cpt_nas.report.report import report
+from cpt_nas.train.opening import refuse_used
 from cpt_nas.train.recipe import RECIPES, Recipe, load_recipe
-from cpt_nas.train.run_folder import refuse_used
 from cpt_nas.train.train import train
 from hwprofiles.terminal import progress_bar
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from cpt_nas.cli.options import Overrides
 from cpt_nas.search.budgets import MEASURES, BudgetError, format_amount
 from cpt_nas.sections import ConfigError
 from cpt_nas.train.recipe import Recipe, load_recipe
+from hwprofiles.stopping import EXIT_ABORTED, Stopped
 from hwprofiles.streams import PlainConsole
 
 
@@ -67,7 +70,9 @@ def train(
     if resume is not None:
         if any((recipe, set_, profile, output, dense, allow_foreign, budgets)):
             raise ConfigError("--resume: takes the run's own recipe; give no other option with it")
-        run(read_recipe(resume), resume, resume=True)
+        with resumable(resume):
+            result = run(read_recipe(resume), resume, resume=True)
+        say(resume, result)
         return
     if recipe is None:
         raise ConfigError("--recipe: is missing; name a YAML file, or --resume a run folder")
@@ -104,13 +109,39 @@ def start(recipe: Recipe, output: Path | None) -> None:
 
     folder = output or run_folder.default_folder(recipe)
     try:
-        result = run(recipe, folder)
+        with resumable(folder):
+            result = run(recipe, folder)
     except BudgetError as error:
         table = Table("constraint", "dense", "budget", "lowest possible")
         for row in error.table:
             table.add_row(*row)
         PlainConsole(stderr=True).print(table)
         raise
+    say(folder, result)
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Where a training is asked to stop, its last words are how it goes on.
+
+    Raises:
+        Stopped: in place of what has stopped it, with the same exit code.
+    """
+    from cpt_nas.train.run_folder import RECIPE
+
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped) as stop:
+        code = stop.code if isinstance(stop, Stopped) else EXIT_ABORTED
+        if (folder / RECIPE).is_file():
+            message = f"stopped; to go on: cpt-nas train --resume {shlex.quote(str(folder))}"
+        else:
+            message = "stopped before anything was written"
+        raise Stopped(message, code) from None
+
+
+def say(folder: Path, result: dict[str, Any]) -> None:
+    """What a finished run has come to; only the first of several processes has a result."""
     if result:
         options.out.print(f"{folder}: {summary(result)}", highlight=False, soft_wrap=True)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ def export(
 
     Raises:
         ValueError: weights that do not fit the structure.
+        OSError: the folder cannot be written; names it, and why.
     """
     model = build(structure)
     surgery.load_plain_state_dict(model, state)
@@ -74,11 +77,28 @@ def export(
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
-        save_for_hf(model, temporary, model_args=arguments, safe_serialization=True)
+        with _naming(directory):
+            save_for_hf(model, temporary, model_args=arguments, safe_serialization=True)
         directory.mkdir(exist_ok=True)
         for name in FILES:
             os.replace(Path(temporary) / name, directory / name)
     return directory
+
+
+@contextmanager
+def _naming(directory: Path) -> Iterator[None]:
+    """A full disk and the like, told with the folder's name; safetensors has it in words only."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(directory)) from None
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from None
 
 
 def copy_export(run: str | Path, directory: str | Path) -> Path:

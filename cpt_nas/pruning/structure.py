@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from cpt_nas.pruning import surgery
 from cpt_nas.pruning.search_space import SearchSpace, find_branches
+from hwprofiles.files import write_whole
 
 SCHEMA = 1
 
@@ -72,10 +72,7 @@ class Structure(BaseModel):
         return sum(len(u.kept) for b in live for u in b.units.values())
 
     def save(self, path: str | Path) -> None:
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.model_dump(), indent=1) + "\n")
-        os.replace(temporary, path)
+        write_whole(Path(path), json.dumps(self.model_dump(), indent=1) + "\n")
 
 
 def load_structure(source: str | Path | dict[str, Any]) -> Structure:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from cpt_nas.data.batches import Batches
 from cpt_nas.pruning import surgery
 from cpt_nas.pruning.export import export
 from cpt_nas.train import run_folder
+from cpt_nas.train.divergence import refuse_diverged
 from cpt_nas.train.evaluate import Meter, evaluate
 from cpt_nas.train.recipe import Recipe
-from cpt_nas.train.run_rows import HistoryRow, Result
+from cpt_nas.train.run_rows import HistoryRow, Result, as_json
 from cpt_nas.train.state import TrainingState
 
 
@@ -63,23 +66,22 @@ def finish(
     device: torch.device,
     rank: int,
 ) -> dict[str, Any]:
-    """Freeze, evaluate, export; write and return the result. Other ranks than 0 return {}."""
+    """Freeze, evaluate, export; write and return the result. Other ranks than 0 return {}.
+
+    The result comes last: a run that says it is finished has everything.
+
+    Raises:
+        DivergedError: the finished network's weights or its loss are not finite.
+    """
     if state.search is not None:
         state.search.finish(state.optimizer, state.ema)
     if rank != 0:
         return {}
     structure = state.live_structure()
     loss, accuracy = evaluate(state.judged(), data, device)
+    refuse_diverged(state, loss, output)
     run_folder.write_structure(output, structure)
-    export(
-        structure,
-        surgery.plain_state_dict(state.judged()),
-        output / run_folder.EXPORT,
-        input_size=list(recipe.data.input_size),
-        mean=list(data.mean),
-        std=list(data.std),
-        label_names=list(data.classes),
-    )
+    export_network(state, recipe, output, data)
     run_folder.write_layers(output, state.cost, state.structure, structure)
     if state.search is not None:
         run_folder.write_trace(output, state.search)
@@ -108,8 +110,30 @@ def finish(
         profile_fingerprint=(
             search.profile.fingerprint_id if search is not None and search.profile else None
         ),
+        changes=state.changes,
         **(search.summary() if search is not None else {}),
         **run_folder.provenance(),
     )
-    run_folder.write_result(output, result)
-    return dataclasses.asdict(result)
+    written: dict[str, Any] = as_json(dataclasses.asdict(result))
+    run_folder.write_result(output, written)
+    return written
+
+
+def export_network(state: TrainingState, recipe: Recipe, output: Path, data: Batches) -> None:
+    """Put the finished network into the run's export folder, whole or not at all."""
+    unfinished, exported = output / run_folder.UNFINISHED_EXPORT, output / run_folder.EXPORT
+    try:
+        export(
+            state.live_structure(),
+            surgery.plain_state_dict(state.judged()),
+            unfinished / run_folder.EXPORT,
+            input_size=list(recipe.data.input_size),
+            mean=list(data.mean),
+            std=list(data.std),
+            label_names=list(data.classes),
+        )
+        if exported.exists():  # of the same run, which is being finished once more
+            shutil.rmtree(exported)
+        os.replace(unfinished / run_folder.EXPORT, exported)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

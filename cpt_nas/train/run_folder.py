@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 import hwprofiles
 from cpt_nas.costs.cost_model import CostModel
@@ -27,57 +25,67 @@ from cpt_nas.pruning.structure import Structure, load_structure
 from cpt_nas.search.records import ALLOCATION_COLUMNS, REMOVED_COLUMNS, TRACE_COLUMNS
 from cpt_nas.search.search import Search
 from cpt_nas.sections import ConfigError
+from cpt_nas.train.checkpoint_file import BEST, LAST
 from cpt_nas.train.recipe import Recipe, load_recipe
 from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns, required
 from hwprofiles import Profile
+from hwprofiles.files import write_whole
+from hwprofiles.yaml_file import dump_yaml
 
-RECIPE, PROFILE, STRUCTURE, EXPORT = "recipe.yaml", "profile.yaml", "structure.json", "export"
+RECIPE, ARGS, PROFILE, STRUCTURE = "recipe.yaml", "args.yaml", "profile.yaml", "structure.json"
+RESULT, EXPORT, UNFINISHED_EXPORT = "result.json", "export", ".export.tmp"
+TABLES = (
+    *("history.csv", "summary.csv", "layers.csv"),
+    *("search.csv", "removed.csv", "allocations.csv"),
+)
+FILES = (RECIPE, ARGS, PROFILE, STRUCTURE, RESULT, LAST, BEST, *TABLES)
+"""The files of a run, each written whole or not at all; beside them the checkpoints of epochs."""
 RUNNING_KEYS = ("status", "kind", "model")
 PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
 
 
-def refuse_used(output: Path) -> None:
-    """Raises ValueError if the folder already holds something: a run is never overwritten."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(
-            f"output: {output} is not empty; name another folder, or go on with --resume {output}"
-        )
+def start(
+    output: Path, recipe: Recipe, profile: Profile | None, given: Structure | None = None
+) -> None:
+    """Write what is known before the first step, in a folder that is there.
 
+    The recipe comes first: with it, ``--resume`` begins such a run again from its beginning.
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def start(output: Path, recipe: Recipe, profile: Profile | None) -> None:
-    """Make the folder: recipe.yaml, timm's args.yaml, profile.yaml, a result that says running."""
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / RECIPE, recipe.to_yaml())
-    write_text(output / "args.yaml", yaml.safe_dump(recipe.flat(), sort_keys=False))
+    Args:
+        profile: of the search; the run's own copy is what it goes on with.
+        given: the structure that the model is cut to before training, likewise.
+    """
+    write_whole(output / RECIPE, recipe.to_yaml())
+    write_whole(output / ARGS, dump_yaml(recipe.flat()))
+    if given is not None:
+        write_structure(output, given)
     if profile is not None:
         hwprofiles.save(profile, output / PROFILE)
+    write_running(output, recipe)
+
+
+def write_running(output: Path, recipe: Recipe) -> None:
+    """result.json of a run that goes on."""
     running = {"status": "running", "kind": recipe.kind, "model": recipe.model.name}
     _write_json(output, running | provenance())
 
 
-def write_result(output: Path, result: Result) -> None:
+def write_result(output: Path, result: dict[str, Any]) -> None:
     """result.json of a finished run."""
-    _write_json(output, dataclasses.asdict(result))
+    _write_json(output, result)
 
 
 def _write_json(output: Path, result: dict[str, Any]) -> None:
-    write_text(output / "result.json", json.dumps(result, indent=1) + "\n")
+    write_whole(output / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def write_history(output: Path, history: Sequence[HistoryRow]) -> None:
     """history.csv with every column, and timm's summary.csv."""
     table = pd.DataFrame([dataclasses.asdict(row) for row in history])
-    write_text(output / "history.csv", table.to_csv(index=False))
+    write_whole(output / "history.csv", table.to_csv(index=False))
     summary = table[["epoch", "train_loss", "test_loss", "test_acc", "lr"]]
     names = {"test_loss": "eval_loss", "test_acc": "eval_top1"}
-    write_text(output / "summary.csv", summary.rename(columns=names).to_csv(index=False))
+    write_whole(output / "summary.csv", summary.rename(columns=names).to_csv(index=False))
 
 
 def write_trace(output: Path, search: Search) -> None:
@@ -89,7 +97,9 @@ def write_trace(output: Path, search: Search) -> None:
     }
     for name, rows in tables.items():
         if rows:
-            write_text(output / name, pd.DataFrame(rows).to_csv(index=False))
+            write_whole(output / name, pd.DataFrame(rows).to_csv(index=False))
+        else:
+            (output / name).unlink(missing_ok=True)
 
 
 def write_structure(output: Path, structure: Structure) -> None:
@@ -109,7 +119,7 @@ def write_layers(output: Path, cost: CostModel, dense: Structure, structure: Str
             cost.per_layer(structure, "params"),
         )
     ]
-    write_text(output / "layers.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_whole(output / "layers.csv", pd.DataFrame(rows).to_csv(index=False))
 
 
 def provenance() -> dict[str, Any]:
@@ -289,12 +299,12 @@ def load_run(folder: Path, name: str | None = None) -> Run:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
+    path = folder / RESULT
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(), parse_constant=_no_number)
     except FileNotFoundError:
         raise ValueError(f"run: {folder} has no result.json; is it a run folder?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # json's and decoding errors are ValueErrors
         raise ValueError(f"run: {folder}: result.json is not JSON: {error}") from None
     status = result.get("status") if isinstance(result, dict) else None
     if status not in ("finished", "running"):
@@ -307,6 +317,10 @@ def _result(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"run: {folder}: result.json has no {', '.join(missing)}")
     return dict(result)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"holds {name}, which is no JSON")
 
 
 def _table(folder: Path, name: str, needed: Sequence[str], must_exist: bool) -> pd.DataFrame | None:

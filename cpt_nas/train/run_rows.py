@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,7 @@ class Result:
         dense_costs: measure -> the dense network's.
         forced: gates decided at the freeze against theta > 0.5.
         undecided_at_freeze: share of the gates.
+        changes: of the recipe between the parts of the training: epoch, key, was and now.
         versions, commit, dirty: what code ran.
     """
 
@@ -124,9 +126,19 @@ class Result:
     dense_costs: dict[str, float] | None = None
     forced: int | None = None
     undecided_at_freeze: float | None = None
+    changes: list[dict[str, Any]] | None = None
     versions: dict[str, str] | None = None
     commit: str | None = None
     dirty: bool | None = None
+
+
+def as_json(value: Any) -> Any:
+    """Plain data as strict JSON has it: null for what is no finite number."""
+    if isinstance(value, dict):
+        return {key: as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def columns(row: type[Any]) -> tuple[str, ...]:

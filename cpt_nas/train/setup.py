@@ -1,14 +1,14 @@
-"""A training set up from its recipe: processes, device, model, search, optimizer."""
+"""A training set up from its recipe: device, model, search, optimizer."""
 
 from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -16,7 +16,7 @@ import hwprofiles
 from cpt_nas.costs.cost_model import build_cost
 from cpt_nas.data.batches import Batches
 from cpt_nas.pruning.search_space import find_branches
-from cpt_nas.pruning.structure import Structure, cut_to, dense_structure
+from cpt_nas.pruning.structure import Structure, cut_to, dense_structure, load_structure
 from cpt_nas.search.search import Search
 from cpt_nas.train.optimizer import build_optimizer, build_scheduler
 from cpt_nas.train.recipe import Recipe
@@ -24,14 +24,6 @@ from cpt_nas.train.state import TrainingState
 from hwprofiles import Profile
 from hwprofiles.messages import naming
 from hwprofiles.yaml_file import shortened
-
-
-def join_processes() -> tuple[int, int]:
-    """(rank, world size); joins torchrun's group where there is one."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return int(os.environ.get("RANK", "0")), world
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,22 +69,46 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
     return model.train(), kwargs
 
 
-def load_profile(recipe: Recipe, *, check: bool) -> Profile | None:
+def load_profile(recipe: Recipe, copy: Path | None = None) -> Profile | None:
     """The search's profile, if it has one.
 
     Args:
-        check: it must be the target's: where the network is to run, not where it trains.
+        copy: the run's own, of a run that goes on. It is taken where it is there, wherever the
+            recipe's file is by now and whatever it holds.
 
     Raises:
-        ValueError: no such profile, or one of another target.
+        ValueError: no such profile, or, where it is not the run's own, one of another target than
+            where the network is to run.
     """
     search = recipe.search
     if search is None or not search.profile:
         return None
+    if copy is not None and copy.is_file():
+        return hwprofiles.load(copy)
     profile = hwprofiles.load(search.profile)
-    if check:
-        hwprofiles.require_target(profile, search.target, search.allow_foreign)
+    hwprofiles.require_target(profile, search.target, search.allow_foreign)
     return profile
+
+
+def given_structure(
+    recipe: Recipe, saved: dict[str, Any] | None, copy: Path | None
+) -> Structure | None:
+    """The structure that the model is cut to before training, if the recipe names one.
+
+    Args:
+        saved: the last checkpoint of a run that goes on; it holds the structure.
+        copy: the run's own file, of a run that goes on without a checkpoint.
+
+    Raises:
+        ValueError: no such file, or not a structure.
+    """
+    if recipe.model.structure is None:
+        return None
+    if saved is not None:
+        return load_structure(saved["structure"])
+    if copy is not None and copy.is_file():
+        return load_structure(copy)
+    return load_structure(recipe.model.structure)
 
 
 def build_training(

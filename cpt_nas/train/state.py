@@ -17,7 +17,14 @@ from cpt_nas.train.run_rows import HistoryRow
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training; ``structure`` is the dense network's."""
+    """Everything that changes while training.
+
+    Attributes:
+        structure: the dense network's.
+        given: what the model was cut to before training.
+        best, best_epoch: the highest test accuracy, in percent, and the first epoch that had it.
+        changes: of the recipe between the parts of a training, see :func:`checkpoint.restore`.
+    """
 
     model: nn.Module
     search: Search | None
@@ -32,7 +39,9 @@ class TrainingState:
     macs_spent: float = 0.0
     wall_s: float = 0.0
     best: float = -1.0
+    best_epoch: int = 0
     history: list[HistoryRow] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
     def judged(self) -> nn.Module:
         """The network that is evaluated and exported: the EMA's where there is one."""

@@ -1,7 +1,8 @@
 """Training as Algorithm 1 of arXiv 2411.09127: weights and gates together, cutting on the way.
 
-`train` reads top-down: set up, then per mini-batch the loss plus the regularizer, one step of the
-weights, one of theta, and a cut when something has closed.
+`train` reads top-down: open the folder, set up, learn, finish. `learn` is the algorithm: per
+mini-batch the loss plus the regularizer, one step of the weights, one of theta, and a cut when
+something has closed.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ from rich.console import Console
 from torch import nn
 
 import hwprofiles
+from cpt_nas.data.batches import Batches
 from cpt_nas.data.load import load_data
-from cpt_nas.pruning.structure import load_structure
 from cpt_nas.train import checkpoint, run_folder
+from cpt_nas.train.divergence import LossWatch, refuse_diverged
 from cpt_nas.train.evaluate import Meter, evaluate
+from cpt_nas.train.opening import opened
+from cpt_nas.train.processes import joined
 from cpt_nas.train.progress import Progress
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.results import finish, history_row
 from cpt_nas.train.setup import (
     build_training,
     choose_device,
-    join_processes,
+    given_structure,
     load_profile,
     wrap,
 )
+from cpt_nas.train.state import TrainingState
 from hwprofiles.streams import PlainConsole
 
 
@@ -42,35 +47,49 @@ def train(
     Args:
         recipe: checked by :func:`cpt_nas.train.recipe.load_recipe`.
         output: the run folder; must be new or empty unless resuming.
-        resume: go on from the folder's last checkpoint. On CPU the result is that of an
-            uninterrupted run.
+        resume: go on from the folder's last checkpoint, or from the beginning where there is none
+            yet. On CPU the result is that of an uninterrupted run.
         console: where progress goes.
 
     Raises:
-        ValueError: bad data, model, profile or folder; nothing has been written then.
+        ValueError: bad data, model, profile or folder, a folder that another process writes, or a
+            checkpoint that does not fit the recipe; nothing has been written then.
+        DivergedError: the loss or a weight is not finite; the last good checkpoint stays.
+        OSError: the folder cannot be written, or another process of this training has ended.
     """
-    rank, world = join_processes()
-    device = choose_device(recipe.train.device)
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
-    hwprofiles.keep_freed_memory()  # otherwise the kernel clears pages anew in every step
-    torch.manual_seed(recipe.train.seed)
-    if not resume:
-        run_folder.refuse_used(output)
-    profile = load_profile(recipe, check=not resume)
-    console = console or PlainConsole(stderr=True, quiet=rank > 0)
+    with joined() as (rank, world), opened(output, resume=resume, rank=rank):
+        device = choose_device(recipe.train.device)
+        if recipe.train.threads is not None:
+            torch.set_num_threads(recipe.train.threads)
+        hwprofiles.keep_freed_memory()  # otherwise the kernel clears pages anew in every step
+        torch.manual_seed(recipe.train.seed)
+        console = console or PlainConsole(stderr=True, quiet=rank > 0)
 
-    data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
-    given = recipe.model.structure
-    if resume and given is not None:
-        given = str(output / run_folder.STRUCTURE)
-    state = build_training(
-        recipe, data, device, profile, load_structure(given) if given is not None else None
-    )
-    if resume:
-        checkpoint.restore_checkpoint(state, output, data, device)
-    if rank == 0 and not resume:
-        run_folder.start(output, recipe, profile)
+        saved = checkpoint.load_last(output, recipe) if resume else None
+        profile = load_profile(recipe, output / run_folder.PROFILE if resume else None)
+        data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
+        given = given_structure(recipe, saved, output / run_folder.STRUCTURE if resume else None)
+        state = build_training(recipe, data, device, profile, given)
+        if saved is not None:
+            checkpoint.restore_checkpoint(state, saved, output, data, device)
+        if rank == 0:
+            checkpoint.begin(state, saved, output, recipe, profile, data, console)
+        learn(state, recipe, output, data, device, console, rank, world)
+        return finish(state, recipe, output, data, device, rank)
+
+
+def learn(
+    state: TrainingState,
+    recipe: Recipe,
+    output: Path,
+    data: Batches,
+    device: torch.device,
+    console: Console,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Algorithm 1, from where ``state`` is to the last epoch; a checkpoint after each."""
+    watch = LossWatch(output, device)
     network = wrap(state.model, world)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.train.smoothing)
     amp = torch.autocast(device.type, torch.bfloat16) if recipe.train.amp else nullcontext()
@@ -89,6 +108,7 @@ def train(
                 meter.add(loss.detach(), logits.detach(), y)
                 if state.search is not None:
                     loss = loss + state.search.penalty()
+                watch.see(loss, state)
                 state.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if recipe.train.clip_grad is not None:
@@ -103,8 +123,10 @@ def train(
                 if state.ema is not None:
                     state.ema.update(state.model, step=state.step)
                 progress.advance(meter, state.search, state.structure)
+            watch.check(state)
             state.epoch = epoch + 1
             test = evaluate(state.judged(), data, device, amp) if rank == 0 else (0.0, 0.0)
+            refuse_diverged(state, test[0], output)
             state.wall_s += time.perf_counter() - began
             row = history_row(
                 state, meter, test, time.perf_counter() - began, data, spent_before, world
@@ -115,5 +137,3 @@ def train(
                 checkpoint.save_checkpoint(state, output, recipe, data)
             if world > 1:
                 dist.barrier()
-
-    return finish(state, recipe, output, data, device, rank)

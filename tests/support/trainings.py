@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
 from cpt_nas.train import checkpoint
 from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.train import train
 
 QUIET = Console(quiet=True)
 
@@ -41,6 +47,68 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def same(a: Path, b: Path) -> bool:
     wa, wb = weights(a), weights(b)
     return wa.keys() == wb.keys() and all(torch.equal(wa[k], wb[k]) for k in wa)
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """File -> what is in it, without what a clock has measured."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {name: _content(path) for name, path in files.items()}
+
+
+def _content(path: Path) -> Any:
+    if path.name.endswith(".pth.tar"):
+        saved = torch.load(path, weights_only=True)
+        history = [{k: v for k, v in row.items() if k != "epoch_s"} for row in saved["history"]]
+        return _plain(saved | {"wall_s": 0.0, "history": history})
+    if path.name == "history.csv":
+        return pd.read_csv(path).drop(columns="epoch_s").to_csv()
+    if path.name == "result.json":
+        return json.loads(path.read_text()) | {"wall_s": 0.0}
+    return path.read_bytes()
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as their bytes, and NaN as a word, so that equal means equal bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return "nan" if value != value else value
+
+
+def killed_at(n: int, what: Recipe, folder: Path, *, resume: bool = False) -> int:
+    """Train in another process that dies before its n-th os.replace, with half of the file there.
+
+    Dies as by SIGKILL: nothing is cleaned up.
+
+    Returns:
+        Its exit code: 9, or 0 where there were fewer.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_dying, args=(n, what, folder, resume)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _dying(n: int, what: Recipe, folder: Path, resume: bool) -> None:
+    replace, done = os.replace, []
+
+    def dying(source: Any, target: Any) -> None:
+        done.append(target)
+        if len(done) == n:
+            if os.path.isfile(source):
+                os.truncate(source, os.path.getsize(source) // 2)
+            os._exit(9)
+        replace(source, target)
+
+    os.replace = dying  # type: ignore[assignment]
+    train(what, folder, resume=resume, console=QUIET)
+    os._exit(0)
 
 
 class Stop(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -92,24 +93,18 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage: str) -> None:
 
 
 def test_a_killed_process_resumes(tmp_path) -> None:
-    """SIGKILL at an arbitrary moment after the first checkpoint; then --resume finishes it."""
-    long = recipe(train={"epochs": 25})
-    (tmp_path / "recipe.yaml").write_text(long.to_yaml())
-    command = [sys.executable, "-m", "cpt_nas", "train"]
-    fresh = [*command, "--recipe", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
-    process = subprocess.Popen(fresh, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    """SIGKILL at an arbitrary moment after the first checkpoint; then the run is finished."""
+    long, folder = recipe(train={"epochs": 25}), tmp_path / "run"
+    process = multiprocessing.get_context("fork").Process(target=train, args=(long, folder))
+    process.start()
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "last.pth.tar").exists() and time.monotonic() < deadline:
+    while not (folder / "history.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "running"
-    done = subprocess.run(
-        [*command, "--resume", str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
-    assert len(history(tmp_path / "run")) == 25
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert json.loads((folder / "result.json").read_text())["status"] == "running"
+    assert train(long, folder, resume=True, console=QUIET)["status"] == "finished"
+    assert len(history(folder)) == 25
 
 
 def test_two_processes_agree(tmp_path) -> None:
