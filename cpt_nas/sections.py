@@ -13,7 +13,10 @@ from pydantic import (
     field_validator,
 )
 
+from hwprofiles.messages import one_line
 from hwprofiles.yaml_file import shortened
+
+MOST_TOLD = 240  # characters of faults, so that what is before and after them still fits a line
 
 
 class ConfigError(ValueError):
@@ -21,7 +24,7 @@ class ConfigError(ValueError):
 
 
 def faults(error: ValidationError, prefix: str) -> str:
-    """Every fault in one line: field, what is allowed, and what was given."""
+    """Every fault that fits in one line: field, what is allowed, and what was given."""
     lines = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
@@ -30,7 +33,12 @@ def faults(error: ValidationError, prefix: str) -> str:
         hidden = fault["type"] in known or isinstance(fault["input"], Mapping)
         shown = "" if hidden else f" (got {shortened(fault['input'])})"
         lines.append(f"{prefix}{name}: {text}{shown}" if name else f"{prefix}{text}")
-    return "; ".join(lines)
+    told = [one_line(lines[0], MOST_TOLD)]
+    for line in lines[1:]:
+        if len("; ".join([*told, line])) > MOST_TOLD:
+            return f"{'; '.join(told)}; and {len(lines) - len(told)} more"
+        told.append(line)
+    return "; ".join(told)
 
 
 class Section(BaseModel):

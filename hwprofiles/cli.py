@@ -22,6 +22,7 @@ from hwprofiles.options import (
     NumRounds,
     Output,
     Seconds,
+    Seed,
     Threads,
     check_output,
     create_models_at,
@@ -50,7 +51,7 @@ def measure(
     name: Name = None,
     rounds: NumRounds = 15,
     seconds: Seconds = 8.0,
-    seed: Annotated[int, typer.Option(help="Of the order of measuring.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Measure every layer of some models, and the models, on this device.
 

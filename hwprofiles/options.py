@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hwprofiles.messages import naming
+from hwprofiles.models import check_size, create_model
 from hwprofiles.output import refuse_foreign_file
 from hwprofiles.profile_file import ProfileError, load
 from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
+
+
+def _a_number(value: float) -> float:
+    if math.isnan(value):
+        raise typer.BadParameter("nan is not a number.")
+    return value
+
 
 Models = Annotated[list[str], typer.Argument(help="timm model names.", metavar="MODEL...")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")]
@@ -37,7 +47,10 @@ ModelKwargs = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="Of the profile; default like cpu-t1-b1.")]
 NumRounds = Annotated[int, typer.Option(min=10, help="Readings of every point, at least.")]
-Seconds = Annotated[float, typer.Option(min=0, help="Measure for at least so long.")]
+Seconds = Annotated[
+    float, typer.Option(min=0, max=86400, callback=_a_number, help="Measure for at least so long.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of whatever is drawn.")]
 
 
 def create_models(
@@ -58,19 +71,17 @@ def create_models(
     import timm
 
     for module in modules:
-        try:
+        with naming(f"import: {module!r} cannot be imported"):
             importlib.import_module(module)
-        except ImportError as error:
-            raise ValueError(f"import: {module!r} cannot be imported: {error}") from None
     kwargs = defaults | dict(key_value(pair) for pair in pairs)
     built = {}
     for name in names:
         if not timm.is_model(name):
-            raise ValueError(f"model: {name!r} is not in timm's registry; --import can add to it")
-        try:
-            built[name] = timm.create_model(name, **kwargs)
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(f"model: {name} with {kwargs}: {error}") from None
+            raise ValueError(
+                f"model: {shortened(name)} is not in timm's registry; --import can add to it"
+            )
+        words = f"model: {name} with model-kwargs {shortened(kwargs)}"
+        built[name] = create_model(name, kwargs, words)
     return built
 
 
@@ -83,18 +94,35 @@ def create_models_at(
     """``create_models``, and the size of one example: as given, or what timm says of the models.
 
     Raises:
-        ValueError: as ``create_models``, or none was given and the models' own differ.
+        ValueError: as ``create_models``, none was given and the models' own differ or are not
+            known, or a model does not run at the size.
     """
-    if input_size is not None:
-        return create_models(names, modules, {"in_chans": input_size[0]}, pairs), input_size
-    built = create_models(names, modules, {}, pairs)
-    sizes = {name: tuple(model.pretrained_cfg["input_size"]) for name, model in built.items()}
+    if input_size is None:
+        built = create_models(names, modules, {}, pairs)
+        size = _own_size(built, dict(key_value(pair) for pair in pairs))
+    else:
+        if min(input_size) < 1:
+            raise ValueError(f"input_size: {list(input_size)}, all must be above 0")
+        built = create_models(names, modules, {"in_chans": input_size[0]}, pairs)
+        size = input_size
+    for name, model in built.items():
+        check_size(model, size, f"input_size: {list(size)} does not fit {name}")
+    return built, size
+
+
+def _own_size(built: Mapping[str, Any], kwargs: Mapping[str, Any]) -> tuple[int, int, int]:
+    """What timm says of the models."""
+    sizes = {}
+    for name, model in built.items():
+        known = getattr(model, "pretrained_cfg", None) or {}
+        if "input_size" not in known:
+            raise ValueError(f"input-size: is missing, and {name} does not say its own")
+        sizes[name] = tuple(known["input_size"])
     if len(set(sizes.values())) > 1:
         own = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in sizes.items())
         raise ValueError(f"input-size: not given, and the models' own differ ({own})")
-    given = dict(key_value(pair) for pair in pairs)
     channels, height, width = next(iter(sizes.values()))
-    return built, (given.get("in_chans", channels), height, width)
+    return kwargs.get("in_chans", channels), height, width
 
 
 def key_value(pair: str) -> tuple[str, Any]:

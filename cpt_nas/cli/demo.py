@@ -42,8 +42,8 @@ def run(output: Path, epochs: int, console: Console) -> Path:
         ValueError: the folder is in use.
     """
     refuse_used(output)
-    output.mkdir(parents=True, exist_ok=True)
     dense = recipe(epochs, None)
+    output.mkdir(parents=True, exist_ok=True)
     name_of_model, input_size = dense.model.name, dense.data.input_size
     threads = torch.get_num_threads()
     settings = {f"cpu-t{t}-b{b}": (t, b) for t, b in ((1, 1), (threads, 256))}

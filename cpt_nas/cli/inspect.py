@@ -11,7 +11,9 @@ import typer
 from cpt_nas.cli import options
 from cpt_nas.cli.inspection import show
 from cpt_nas.pruning.search_space import find_branches
+from hwprofiles.models import create_model
 from hwprofiles.options import key_value
+from hwprofiles.yaml_file import shortened
 
 
 def inspect(
@@ -42,10 +44,6 @@ def create(name: str, kwargs: Any = ()) -> torch.nn.Module:
     if not timm.is_model(name):
         close = timm.list_models(f"*{name}*")[:3]
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
-        raise ValueError(f"model: timm has no {name!r}{hint}")
+        raise ValueError(f"model: timm has no {shortened(name)}{hint}")
     arguments = dict(key_value(item) for item in kwargs)
-    try:
-        model: torch.nn.Module = timm.create_model(name, **arguments)
-    except TypeError as error:
-        raise ValueError(f"--model-kwargs: {error}") from None
-    return model
+    return create_model(name, arguments, f"model: {name} with model-kwargs {shortened(arguments)}")

@@ -23,6 +23,7 @@ from hwprofiles.options import (
     NumRounds,
     Output,
     Seconds,
+    Seed,
     Threads,
     check_output,
     create_models,
@@ -52,7 +53,7 @@ def profile(
     rounds: NumRounds = 15,
     seconds: Seconds = 8.0,
     structures: Structures = 30,
-    seed: Annotated[int, typer.Option(help="Of the structures and the order.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Measure a cost profile, calibrate it on random cut networks, validate it on others.
 
@@ -98,7 +99,7 @@ def validate_profile(
     file: Annotated[Path, typer.Argument(help="A profile.")],
     model: Annotated[str, typer.Argument(help="A timm model that it was measured on.")],
     structures: Annotated[int, typer.Option(min=6, help="Sub-networks to cut and measure.")] = 30,
-    seed: Annotated[int, typer.Option(help="Of the structures and the order.")] = 1,
+    seed: Seed = 1,
     modules: Modules = None,
     model_kwargs: ModelKwargs = None,
     rounds: NumRounds = 10,

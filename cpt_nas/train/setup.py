@@ -21,7 +21,7 @@ from cpt_nas.search.search import Search
 from cpt_nas.train.optimizer import build_optimizer, build_scheduler
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.state import TrainingState
-from hwprofiles import Profile
+from hwprofiles import Profile, models
 from hwprofiles.messages import naming
 from hwprofiles.yaml_file import shortened
 
@@ -59,14 +59,10 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
     kwargs |= recipe.model.kwargs
     size = list(recipe.data.input_size)
     words = f"model.name: {shortened(name)} with model.kwargs {shortened(recipe.model.kwargs)}"
-    with naming(words):
-        model: nn.Module = timm.create_model(name, **kwargs)
-        if empty := [n for n, p in model.named_parameters() if p.numel() == 0]:
-            raise ValueError(f"{empty[0]} has no elements; widths must be above 0")
+    model = models.create_model(name, kwargs, words)
     if recipe.search is None or find_branches(model).branches:  # else the search says why not
-        with naming(f"data.input_size: {size} does not fit {words}"), torch.no_grad():
-            model.eval()(torch.zeros(1, *size))
-    return model.train(), kwargs
+        models.check_size(model, size, f"data.input_size: {size} does not fit {words}")
+    return model, kwargs
 
 
 def load_profile(recipe: Recipe, copy: Path | None = None) -> Profile | None:

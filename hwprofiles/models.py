@@ -1,0 +1,47 @@
+"""Models from timm's registry: made of a user's words, and tried at a user's input size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from hwprofiles.messages import naming
+
+
+def create_model(name: str, kwargs: Mapping[str, Any], words: str) -> nn.Module:
+    """A model with random weights.
+
+    Args:
+        name: in timm's registry.
+        kwargs: of its constructor.
+        words: the fields that say both, for errors.
+
+    Raises:
+        ValueError: timm does not make it, or it has a layer without a width.
+    """
+    with naming(words):
+        model: nn.Module = timm.create_model(name, **kwargs)
+        empty = [n for n, p in model.named_parameters() if p.numel() == 0]
+        if empty:
+            raise ValueError(f"{empty[0]} has no elements, widths must be above 0")
+    return model
+
+
+def check_size(model: nn.Module, size: Sequence[int], field: str) -> None:
+    """Run a model once on one example of zeros, in eval mode.
+
+    Args:
+        size: channels, height, width.
+        field: that says the size, for errors.
+
+    Raises:
+        ValueError: it does not run.
+    """
+    training = model.training
+    with naming(field), torch.no_grad():
+        model.eval()(torch.zeros(1, *size))
+    model.train(training)
