@@ -42,6 +42,7 @@ CALLS: dict[str, list[str]] = {
     "hwprofiles show": ["p.yaml"],
     "hwprofiles compare": ["p.yaml", "p.yaml"],
     "hwprofiles check": ["p.yaml"],
+    "hwprofiles seal": ["p.yaml"],
 }
 FEW = ("", "nan", "[/b]")
 MANY = (
@@ -163,6 +164,7 @@ def test_a_typo_in_an_option_is_taken_or_refused_in_one_line(
         shutil.rmtree(folder / "new", ignore_errors=True)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("call", TYPOS, ids=lambda call: " ".join(call))
 def test_a_typo_is_refused_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], call: list[str]
