@@ -28,7 +28,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "metric": (float, type(None)),
     "state_dict": (Mapping,),
     "state_dict_ema": (Mapping, type(None)),
-    "optimizer": (Mapping,),
+    "optimizer": (Mapping, list),
     "structure": (Mapping,),
     "search": (Mapping, type(None)),
     "data": (Mapping,),

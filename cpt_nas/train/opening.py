@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cpt_nas.train.checkpoint_file import BEST
+from cpt_nas.train.checkpoint_file import BEST, LAST
 from cpt_nas.train.lock import LOCK, held
-from cpt_nas.train.run_folder import EXPORT, FILES, UNFINISHED_EXPORT
-from hwprofiles.files import TEMPORARY
+from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.run_folder import EXPORT, FILES, RECIPE, UNFINISHED_EXPORT
+from hwprofiles.files import TEMPORARY, write_whole
 
 
 @contextmanager
-def opened(output: Path, *, resume: bool, rank: int = 0) -> Iterator[None]:
+def opened(output: Path, recipe: Recipe, *, resume: bool, rank: int = 0) -> Iterator[None]:
     """Hold the folder while a training writes it; of several processes only the first does.
+
+    The recipe is there from the beginning: with it ``--resume`` begins a run again that was killed
+    before it had a checkpoint. A run that is refused by then leaves nothing.
 
     Raises:
         ValueError: the folder is in use, already holds something, or, to resume, is not there.
@@ -28,12 +32,22 @@ def opened(output: Path, *, resume: bool, rank: int = 0) -> Iterator[None]:
     if not resume:
         refuse_used(output)
     elif not output.is_dir():
-        raise ValueError(f"run: no such folder: {output}")
+        raise ValueError(f"resume: no such folder: {output}")
     with held(output):
-        if not resume:  # another process may have come before
-            refuse_used(output)
+        if resume:
+            remove_leftovers(output)
+            yield
+            return
+        refuse_used(output)  # another process may have come before
         remove_leftovers(output)
-        yield
+        try:
+            write_whole(output / RECIPE, recipe.to_yaml())
+            yield
+        except Exception:
+            if not (output / LAST).exists():
+                for name in FILES:
+                    (output / name).unlink(missing_ok=True)
+            raise
 
 
 def refuse_used(output: Path) -> None:

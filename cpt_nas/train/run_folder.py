@@ -49,8 +49,6 @@ def start(
 ) -> None:
     """Write what is known before the first step, in a folder that is there.
 
-    The recipe comes first: with it, ``--resume`` begins such a run again from its beginning.
-
     Args:
         profile: of the search; the run's own copy is what it goes on with.
         given: the structure that the model is cut to before training, likewise.

@@ -57,7 +57,7 @@ def train(
         DivergedError: the loss or a weight is not finite; the last good checkpoint stays.
         OSError: the folder cannot be written, or another process of this training has ended.
     """
-    with joined() as (rank, world), opened(output, resume=resume, rank=rank):
+    with joined() as (rank, world), opened(output, recipe, resume=resume, rank=rank):
         device = choose_device(recipe.train.device)
         if recipe.train.threads is not None:
             torch.set_num_threads(recipe.train.threads)

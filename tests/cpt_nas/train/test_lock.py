@@ -63,10 +63,11 @@ def test_a_folder_goes_again_if_nothing_came_into_it(tmp_path: Path) -> None:
 def test_only_the_first_of_several_processes_looks_at_the_folder(tmp_path: Path) -> None:
     """A late one finds its own run in it."""
     (tmp_path / "recipe.yaml").write_text("")
-    with opened(tmp_path, resume=False, rank=1):
+    with opened(tmp_path, SHORT, resume=False, rank=1):
         pass
-    with pytest.raises(ValueError, match="is not empty"), opened(tmp_path, resume=False, rank=0):
+    with pytest.raises(ValueError, match="is not empty"), opened(tmp_path, SHORT, resume=False):
         pass
+    assert (tmp_path / "recipe.yaml").read_text() == ""
 
 
 def _rank(rank: int, port: int, folder: Path, dies: bool, said: Any) -> None:

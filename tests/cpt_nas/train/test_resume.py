@@ -106,17 +106,23 @@ def inner(saved: dict, *path: Any) -> Any:
     return saved
 
 
+def weights(saved: dict) -> dict:
+    """What is saved of the optimizer of the weights, or of the first of several."""
+    optimizer = saved["optimizer"]
+    return optimizer[0] if isinstance(optimizer, list) else optimizer
+
+
 WRONG: dict[str, tuple[str, Callable[[dict], object]]] = {
     "a tensor less": ("state_dict", lambda s: inner(s, "state_dict").popitem()),
     "another shape": ("state_dict", lambda s: s["state_dict"].update({"fc.bias": torch.ones(3)})),
     "no tensor": ("state_dict", lambda s: s["state_dict"].update({"fc.bias": "x"})),
-    "a group less": ("optimizer", lambda s: inner(s, "optimizer", "groups").pop()),
-    "a parameter less": ("optimizer", lambda s: inner(s, "optimizer", "groups", 0, "names").pop()),
+    "a group less": ("optimizer", lambda s: weights(s)["groups"].pop()),
+    "a parameter less": ("optimizer", lambda s: weights(s)["groups"][0]["names"].pop()),
     "an unknown parameter": (
         "optimizer",
-        lambda s: inner(s, "optimizer", "groups", 0, "names").append("x"),
+        lambda s: weights(s)["groups"][0]["names"].append("x"),
     ),
-    "no groups": ("optimizer", lambda s: s["optimizer"].clear()),
+    "no groups": ("optimizer", lambda s: weights(s).clear()),
     "a search without gates": ("search", lambda s: s["search"].pop("gates")),
     "a search without a rule": ("search", lambda s: s["search"].update(rule=None)),
     "masks of another size": ("search", lambda s: s["search"]["masks"].popitem()),
@@ -248,7 +254,7 @@ def test_a_run_goes_on_with_its_own_profile(
     if epochs:
         stopped_after(epochs, what, tmp_path / "run")
     else:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(checkpoint_file, "write", _stop)
             train(what, tmp_path / "run", console=QUIET)
         assert not (tmp_path / "run" / LAST).exists()
@@ -262,7 +268,7 @@ def test_a_run_goes_on_with_its_own_profile(
 
 
 def _stop(*_: object) -> None:
-    raise Stop
+    raise KeyboardInterrupt
 
 
 def test_a_profile_that_was_changed_in_the_run_is_refused(tmp_path: Path) -> None:
@@ -283,7 +289,7 @@ def test_a_retraining_goes_on_with_its_own_structure(tmp_path: Path, epochs: int
     if epochs:
         stopped_after(epochs, again, tmp_path / "run")
     else:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(checkpoint_file, "write", _stop)
             train(again, tmp_path / "run", console=QUIET)
     shutil.rmtree(tmp_path / "found")

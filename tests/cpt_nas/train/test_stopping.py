@@ -65,15 +65,23 @@ def test_a_signal_leaves_with_a_line_and_its_code(
     assert everything(tmp_path / "a run") == whole
 
 
-def test_stopped_before_it_has_begun(
-    cpt_nas: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["load_data", "build_training"])
+def test_stopped_while_it_is_set_up(
+    cpt_nas: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict, name: str
 ) -> None:
-    """Nothing is left, not even the folder."""
+    """Loading images may take minutes; the run is there by then."""
+    from cpt_nas.train import train as training
+
     (tmp_path / "recipe.yaml").write_text(SHORT.to_yaml())
-    monkeypatch.setattr(run_folder, "start", lambda *_: signal.raise_signal(signal.SIGTERM))
-    done = cpt_nas("train", "--recipe", "recipe.yaml", "-o", "new/run", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (143, "stopped before anything was written\n")
-    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, name, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+        done = cpt_nas("train", "--recipe", "recipe.yaml", "-o", "run", cwd=tmp_path)
+    line = "stopped; to go on: cpt-nas train --resume run\n"
+    assert (done.returncode, done.stderr) == (143, line)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+    done = cpt_nas("train", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert everything(tmp_path / "run") == whole
 
 
 def full_after(n: int, patch: pytest.MonkeyPatch) -> None:
@@ -98,7 +106,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on(tmp_path: Path, whole: dict, n
     assert one_line(caught.value).startswith(f"{folder}/")
     assert one_line(caught.value).endswith(": No space left on device")
     assert not list(folder.glob("*.tmp"))
-    train(SHORT, folder, resume=n > 1, console=QUIET)
+    assert folder.exists() == (n > 5)  # with the first checkpoint
+    train(SHORT, folder, resume=folder.exists(), console=QUIET)
     assert everything(folder) == whole
 
 
