@@ -204,6 +204,7 @@ BUDGETS_CSV = {
     "forced": "gates that were decided at the freeze against theta > 0.5",
     "undecided_at_freeze": "share of the gates that were undecided when the structure was frozen",
     "measured_s": "seconds measured in the setting of the run's own profile; empty if not measured",
+    "verdict": "of the measurement: ok, or noisy where it is not to be trusted",
     "off": "measured over reached, less 1",
 }
 STRUCTURES_CSV = {

@@ -5,7 +5,9 @@ every round times each case once, in a new order, and in between a fixed piece o
 A reading is divided by how slow the anchor ran around it, to a power of 0..1, because what slows
 the anchor may slow a network less. The power is the one after which the readings scatter least.
 Sessions that are to be compared take one anchor as their common reference. Readings during which
-the operating system took the processor away are dropped. The median over the rounds is the result.
+the operating system took the processor away are dropped, where every case has enough others, else
+of none: clean readings of one case must not be compared with interrupted ones of the next. The
+median over the rounds is the result.
 
 A *block* is one case called many times in a row: right for whole networks. A *chain* is a network's
 layers called one after the other, each call timed by itself: a layer alone in a loop would find its
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +36,8 @@ Chain = Sequence[tuple[str, Case]]
 
 MIN_ROUNDS = 10
 WARM_UP_ROUNDS = 2
+# Where readings are interrupted, so many times the rounds are spent on getting clean ones.
+MOST_ROUNDS = 2
 # With a longer gap drift goes unseen between two anchors, with a shorter one little else is timed.
 ANCHOR_EVERY_S = 0.015
 # An anchor reading is the median of so many short blocks: a spike must not pass for drift.
@@ -204,8 +209,13 @@ def measure_rounds(
             seconds = statistics.median(r.seconds for r in short) / anchor_repeats
             anchors.append(Reading(short[-1].at, seconds))
 
+    clean: Counter[str] = Counter()
     done = 0
-    while done < rounds or timer.now() - start < min_s:
+    while (
+        done < rounds
+        or timer.now() - start < min_s
+        or (done < MOST_ROUNDS * rounds and min(clean[label] for label in readings) < MIN_ROUNDS)
+    ):
         this_round: dict[str, list[Reading]] = {}
         labels = list(blocks)
         order.shuffle(labels)
@@ -222,9 +232,10 @@ def measure_rounds(
                 this_round.setdefault(label, []).append(reading)
         for label, values in this_round.items():
             readings.setdefault(label, []).append(values)
+            clean[label] += not all(r.interrupted for r in values)
         done += 1
         elapsed = timer.now() - start
-        report("rounds", done, max(rounds, math.ceil(done * min_s / max(elapsed, 1e-9))))
+        report("rounds", done, max(rounds, done, math.ceil(done * min_s / max(elapsed, 1e-9))))
     read_anchor()
     contention = meter.read(timer.threads)
     slowness, reference = _slowness(anchors, reference_s)
@@ -286,7 +297,7 @@ def _correct_all(
     readings: Mapping[str, Sequence[Sequence[Reading]]], slowness: Callable[[float], float]
 ) -> tuple[float, dict[str, tuple[float, ...]]]:
     """(exponent, times by label): the exponent after which the labels scatter least on average."""
-    kept = {label: _kept(values) for label, values in readings.items()}
+    kept = _kept(readings)
     slow = {label: [[slowness(r.at) for r in v] for v in vs] for label, vs in kept.items()}
     spreads = {}
     for exponent in EXPONENTS:
@@ -296,12 +307,17 @@ def _correct_all(
     return best, {label: _divided(kept[label], slow[label], best) for label in kept}
 
 
-def _kept(readings: Sequence[Sequence[Reading]]) -> list[list[Reading]]:
-    """By round; those that were interrupted throughout only if too few others are left."""
-    kept = [[r for r in values if not r.interrupted] for values in readings]
-    if sum(map(bool, kept)) < MIN_ROUNDS:
-        kept = [list(values) for values in readings]
-    return [values for values in kept if values]
+def _kept(
+    readings: Mapping[str, Sequence[Sequence[Reading]]],
+) -> dict[str, list[list[Reading]]]:
+    """By label and round: without the interrupted ones if every label has enough others."""
+    clean = {
+        label: [kept for values in rounds if (kept := [r for r in values if not r.interrupted])]
+        for label, rounds in readings.items()
+    }
+    if min(map(len, clean.values())) >= MIN_ROUNDS:
+        return clean
+    return {label: [list(values) for values in rounds] for label, rounds in readings.items()}
 
 
 def _divided(

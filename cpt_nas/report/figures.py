@@ -32,7 +32,13 @@ from cpt_nas.report.axes import (
     run_styles,
     wrapped,
 )
-from cpt_nas.report.tables import cross_table, removed, three_digits, weight_layers
+from cpt_nas.report.tables import (
+    cross_table,
+    noisy_cells,
+    removed,
+    three_digits,
+    weight_layers,
+)
 
 # Okabe and Ito's colours, told apart with colour-blind eyes and in grey; yellow left out.
 GONE_COLOR = "#e4e4e4"
@@ -211,13 +217,14 @@ def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
 def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) -> Figure:
     """Every model in every setting: milliseconds, coloured by the share of the setting's slowest.
 
-    The fastest of a setting is framed. Below the time stands what the profile predicted, where
-    both are known.
+    The fastest of a setting is framed, unless it was measured on a noisy machine: then none is, and
+    the cell says so. Below the time stands what the profile predicted, where both are known.
     """
     verb = "measured" if measured else "predicted"
     shown = cross_table(latency, names, verb)
     ms = shown.to_numpy()
     predicted_ms = cross_table(latency, names, "predicted").to_numpy()
+    noisy = noisy_cells(latency, names, verb).to_numpy()
     rows, columns = ms.shape
     slowest = np.array([or_nan(np.nanmax, ms[:, c]) for c in range(columns)])
     figure = new_figure(width=min(WIDTH, 3.2 + 2.2 * columns), height=1.5 + 0.5 * rows)
@@ -227,6 +234,8 @@ def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) ->
     for row, column in np.ndindex(rows, columns):
         value, guess = float(ms[row, column]), float(predicted_ms[row, column])
         text = "not known" if np.isnan(value) else f"{three_digits(value)} ms"
+        if noisy[row, column]:
+            text += ", noisy"
         if measured and not np.isnan(guess):
             text += f"\npredicted {three_digits(guess)} ms"
         dark = value / slowest[column] > 0.75
@@ -235,6 +244,8 @@ def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) ->
     for column in range(columns):
         if np.isfinite(slowest[column]):
             best = int(np.nanargmin(ms[:, column]))
+            if noisy[best, column]:
+                continue
             frame = Rectangle((column - 0.48, best - 0.46), 0.96, 0.92, fill=False, lw=2.5)
             frame.set_edgecolor(COLORS[1])
             ax.add_patch(frame)
@@ -251,7 +262,8 @@ def cross_figure(latency: pd.DataFrame, names: Sequence[str], measured: bool) ->
 def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -> Figure:
     """Accuracy against latency, a panel a setting; the bars are the measurements' quartiles.
 
-    Dashed: the Pareto front, no run is both faster and more accurate than its corners.
+    Dashed: the Pareto front, no run is both faster and more accurate than its corners. Noisy
+    measurements are hollow and not on it.
     """
     settings = list(dict.fromkeys(latency["profile"]))
     figure = new_figure(height=3.8)
@@ -271,11 +283,12 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
                 xerr=quartiles if measured else None,
                 fmt=style["marker"],
                 color=style["color"],
+                mfc="white" if row["verdict"] == "noisy" else style["color"],
                 ms=8,
                 capsize=3,
                 label=row["run"],
             )
-        here = known[known["profile"] == setting]
+        here = known[(known["profile"] == setting) & (known["verdict"] != "noisy")]
         front = pareto(here[f"{what}_s"] * 1e3, here["run"].map(accuracy))
         ax.step(*front, where="post", color=DENSE_COLOR, lw=1, ls="--", zorder=0)
         ax.set_title(wrapped(setting, 34), fontsize=9)

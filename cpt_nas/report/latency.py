@@ -74,6 +74,7 @@ def latency(
     finished = [run for run in runs if run.finished]
     rows, notes = [], []
     for name, profile in profiles.items():
+        notes += [f"{name} is doubtful: {doubt}." for doubt in profile.doubts()]
         predicted, unknown = predict(finished, profile)
         if unknown:
             notes.append(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from cpt_nas.report import figures as draw
 from cpt_nas.report.latency import Latency
-from cpt_nas.report.tables import cross_table, three_digits
+from cpt_nas.report.tables import cross_table, noisy_cells, three_digits
 from cpt_nas.search.budgets import format_amount
 from cpt_nas.train.run_folder import Run
 
@@ -195,7 +195,10 @@ def _budgets(budgets: pd.DataFrame) -> Section:
         }
     )
     notes = []
-    known = budgets[budgets["off"].notna()]
+    noisy = budgets[budgets["verdict"] == "noisy"]
+    for run in noisy["run"]:
+        notes.append(f"{run}: measured on a noisy machine, which says nothing of the promise.")
+    known = budgets[budgets["off"].notna() & (budgets["verdict"] != "noisy")]
     for _, row in known[known["off"].abs() > PROMISE].iterrows():
         notes.append(
             f"{row['run']}: measured {format_amount('latency', row['measured_s'])}, which is not"
@@ -263,7 +266,7 @@ def _latency(table: pd.DataFrame, latency: Latency) -> Section:
     return Section(
         "Latency: every model in every setting",
         "Milliseconds for a forward pass of one batch; in brackets the speed-up over the dense run."
-        " The fastest model of each setting is framed.",
+        " The fastest model of each setting is framed, unless its measurement is noisy.",
         [" ".join(described), *latency.notes],
         tables,
         figures,
@@ -273,12 +276,15 @@ def _latency(table: pd.DataFrame, latency: Latency) -> Section:
 def _with_speedups(table: pd.DataFrame, latency: Latency, what: str) -> pd.DataFrame:
     """A row a run and a column a setting: milliseconds and the speed-up over the dense run."""
     ms = cross_table(latency.table, list(table["name"]), what)
+    noisy = noisy_cells(latency.table, list(table["name"]), what)
     shown = pd.DataFrame({"run": table["name"]})
     for setting in ms.columns:
-        pairs = zip(ms[setting], table[f"{what}_speedup:{setting}"], strict=True)
+        cells = zip(ms[setting], table[f"{what}_speedup:{setting}"], noisy[setting], strict=True)
         shown[f"{setting} (ms)"] = [
-            MISSING if pd.isna(t) else three_digits(t) + ("" if pd.isna(s) else f" ({s:.2f}×)")
-            for t, s in pairs
+            MISSING
+            if pd.isna(t)
+            else three_digits(t) + ("" if pd.isna(s) else f" ({s:.2f}×)") + (", noisy" if n else "")
+            for t, s, n in cells
         ]
     return shown
 

@@ -93,8 +93,8 @@ def _budget_values(run: Run) -> dict[str, object]:
 def budgets_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
     """A row a budget of a run: what was asked for, what came out, what was measured.
 
-    ``measured_s`` is in the setting of the run's own profile, NaN where that was not measured, and
-    ``off`` is measured over predicted - 1.
+    ``measured_s`` is in the setting of the run's own profile, NaN where that was not measured,
+    ``verdict`` is that of the measurement, and ``off`` is measured over predicted - 1.
     """
     rows = []
     for run in runs:
@@ -104,6 +104,7 @@ def budgets_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
             reached = float(run.result["reached"][measure])
             timed = measure == "latency" and len(own) == 1
             measured = float(own["measured_s"].iloc[0]) if timed else NAN
+            verdict = own["verdict"].iloc[0] if timed else None
             rows.append(
                 {
                     "run": run.name,
@@ -115,11 +116,13 @@ def budgets_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
                     "forced": run.result["forced"],
                     "undecided_at_freeze": run.result["undecided_at_freeze"],
                     "measured_s": measured,
+                    "verdict": verdict,
                     "off": measured / reached - 1,
                 }
             )
     columns = ["run", "measure", "dense", "budget", "reached", "binding", "forced"]
-    return pd.DataFrame(rows, columns=[*columns, "undecided_at_freeze", "measured_s", "off"])
+    columns += ["undecided_at_freeze", "measured_s", "verdict", "off"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def traces_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -237,6 +240,14 @@ def cross_table(latency: pd.DataFrame, names: Sequence[str], what: str) -> pd.Da
     wide = latency.pivot_table(index="run", columns="profile", values=f"{what}_s", dropna=False)
     settings = list(dict.fromkeys(latency["profile"]))
     return 1e3 * wide.reindex(index=list(names), columns=settings).astype(float)
+
+
+def noisy_cells(latency: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame:
+    """Whether a cell of ``cross_table`` was measured on a noisy machine; a prediction never was."""
+    marked = latency.assign(noisy=(latency["verdict"] == "noisy") & (what == "measured"))
+    wide = marked.pivot_table(index="run", columns="profile", values="noisy", aggfunc="any")
+    settings = list(dict.fromkeys(latency["profile"]))
+    return wide.reindex(index=list(names), columns=settings, fill_value=False).astype(bool)
 
 
 def both_cross_tables(latency: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

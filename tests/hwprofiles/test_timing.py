@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -110,11 +112,37 @@ def test_interrupted_readings_are_dropped(
     assert 10 <= timed.measurements["a"].n < 40
 
 
+@pytest.mark.parametrize(("share", "fewest", "most"), [(0.5, 10, 39), (0.95, 40, 40)])
+def test_which_readings_count_is_decided_for_all_labels_together(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, most: int
+) -> None:
+    switches = 0
+
+    def busy(share: float) -> Callable[[], None]:
+        def case() -> None:
+            nonlocal switches
+            interrupted = clock.random.random() < share
+            switches += interrupted
+            clock.now += 10e-3 if interrupted else 1e-3
+
+        return case
+
+    monkeypatch.setattr(timers, "_involuntary_switches", lambda: switches)
+    chain = [("calm", busy(0.1)), ("busy", busy(share))]
+    timed = measure_rounds({}, clock.work(1e-4), CpuTimer(clock), [chain], rounds=20)
+    calm, hindered = (timed.measurements[label] for label in ("calm", "busy"))
+    assert fewest <= hindered.n <= most and fewest <= calm.n
+    # All readings of both, or clean ones of both.
+    all_clean = max(calm.times_s) < 5e-3
+    assert all_clean == (max(hindered.times_s) < 5e-3) == (most < 40)
+
+
 def test_if_all_is_interrupted_the_readings_stay(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timers, "_involuntary_switches", lambda: clock.random.random())
-    assert rounds_on(clock, {"a": 1e-3}).measurements["a"].n >= 10
+    monkeypatch.setattr(timers, "_involuntary_switches", itertools.count().__next__)
+    timed = rounds_on(clock, {"a": 1e-3}, rounds=12)
+    assert timed.measurements["a"].n == timed.rounds == 24  # more, for some might have been clean
 
 
 def test_a_label_in_many_places_gives_one_reading_a_round(clock: FakeClock) -> None:

@@ -232,9 +232,13 @@ def allocations() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def latency_of(measured):
+def latency_of(measured, noisy=()):
+    """Setting -> run -> seconds; ``noisy``: pairs of setting and run."""
     rows = [
-        {"run": run, "profile": setting, "predicted_s": 1e-3, "measured_s": s, "q25_s": s}
+        {
+            **{"run": run, "profile": setting, "predicted_s": 1e-3, "measured_s": s, "q25_s": s},
+            "verdict": "noisy" if (setting, run) in noisy else "ok",
+        }
         for setting, times in measured.items()
         for run, s in times.items()
     ]

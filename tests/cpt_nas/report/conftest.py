@@ -31,10 +31,16 @@ def profile(tmp_path):
     return write
 
 
+class Calls(list):
+    """What time_models was called with, and whether its times are noisy."""
+
+    noisy = False
+
+
 @pytest.fixture
 def stopwatch(monkeypatch):
     """Fake times in place of hwprofiles.time_models; the list holds what it was called with."""
-    calls = []
+    calls = Calls()
     milliseconds = {"dense": 8.0, "searched": 2.0}
 
     def time_models(models, threads, min_s, channels_last, progress):
@@ -43,7 +49,7 @@ def stopwatch(monkeypatch):
         progress("round", 1, 1)
         spread = np.linspace(0.99, 1.01, 11)
         return {
-            label: hwprofiles.Measurement(tuple(1e-3 * milliseconds[label] * spread))
+            label: hwprofiles.Measurement(tuple(1e-3 * milliseconds[label] * spread), calls.noisy)
             for label in models
         }
 

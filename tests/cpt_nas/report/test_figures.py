@@ -54,6 +54,23 @@ def test_the_fastest_of_each_setting_is_framed():
     assert texts[4].startswith("not known")
 
 
+def test_noisy_cells_are_never_framed_and_not_on_the_front():
+    times = {"x": {"a": 3e-3, "b": 2e-3}, "y": {"a": 0.1, "b": 0.5}}
+    table = latency_of(times, noisy=[("x", "b"), ("y", "b")])
+    figure = figures.cross_figure(table, ["a", "b"], measured=True)
+    frames = [(round(p.get_x() + 0.48), round(p.get_y() + 0.46)) for p in figure.axes[0].patches]
+    assert frames == [(1, 0)]
+    texts = [t.get_text().splitlines()[0] for t in figure.axes[0].texts]
+    assert texts == ["3.00 ms", "100 ms", "2.00 ms, noisy", "500 ms, noisy"]
+    predicted = figures.cross_figure(table, ["a", "b"], measured=False)
+    assert "noisy" not in "".join(t.get_text() for t in predicted.axes[0].texts)
+    accuracies = pd.DataFrame({"name": ["a", "b"], "accuracy": [80.0, 90.0]})
+    ax = figures.accuracy_figure(accuracies, table, measured=True).axes[0]
+    hollow = [container.lines[0].get_markerfacecolor() == "white" for container in ax.containers]
+    assert hollow == [False, True]
+    assert ax.get_lines()[-1].get_xydata().tolist() == [[3.0, 80.0]]  # not the noisy, faster b
+
+
 def test_accuracy_against_latency_shows_only_what_is_known():
     table = latency_of({"x": {"a": 3e-3, "b": float("nan")}})
     accuracies = pd.DataFrame({"name": ["a", "b"], "accuracy": [90.0, 80.0]})

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import hwprofiles
 from cpt_nas.report.report import report
 from tests.support.run_folders import (
     BUDGET,
@@ -102,3 +103,23 @@ def test_a_promise_that_is_not_kept_is_said(
     assert (out / "figures" / "search_searched.png").exists()
     assert (out / "figures" / "importance_searched.png").exists()
     assert len(pd.read_csv(out / "allocations.csv")) == len(allocations())
+
+
+def test_a_noisy_measurement_neither_keeps_nor_breaks_a_promise(tmp_path, stopwatch, profile):
+    stopwatch.noisy = True
+    reached = {"latency": 1e-3, "params": 30.0}
+    folder = add_export(write_run(tmp_path / "searched", reached=reached, **BUDGET))
+    out = tmp_path / "out"
+    page = report([folder], out, [profile("home")], True, QUIET).read_text()
+    assert "searched: measured on a noisy machine, which says nothing of the promise." in page
+    assert "within 5%" not in page and "2.00, noisy" in page
+    assert pd.read_csv(out / "budgets.csv")["verdict"].tolist()[0] == "noisy"
+
+
+def test_a_doubtful_profile_is_said(runs, profile, tmp_path):
+    path = profile("home")
+    content = hwprofiles.load(path).model_dump(mode="json", by_alias=True)
+    content["protocol"] |= {"verdict": "noisy", "spread": 0.25}
+    hwprofiles.save(hwprofiles.profile_file.parse(content), path)
+    page = report(runs, tmp_path / "out", [path], console=QUIET).read_text()
+    assert "home is doubtful: its times are noisy (spread 25.0%" in page
