@@ -67,6 +67,9 @@ def train(
 
         saved = checkpoint.load_last(output, recipe) if resume else None
         profile = load_profile(recipe, output / run_folder.PROFILE if resume else None)
+        if profile is not None:
+            for doubt in profile.doubts():
+                console.print(f"profile {profile.name} is doubtful: {doubt}", soft_wrap=True)
         data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
         given = given_structure(recipe, saved, output / run_folder.STRUCTURE if resume else None)
         state = build_training(recipe, data, device, profile, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -15,8 +16,11 @@ import pandas as pd
 import pytest
 import timm
 
+import hwprofiles
 from cpt_nas.pruning.structure import load_structure
 from cpt_nas.train.train import train
+from hwprofiles.streams import PlainConsole
+from tests.support.profiles import synthetic_profile
 from tests.support.trainings import QUIET, Stop, interrupted_after, recipe, same
 
 
@@ -141,3 +145,17 @@ def test_an_unknown_model_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"model.name: timm has no model 'resnet19x'"):
         train(recipe(model={"name": "resnet19x", "kwargs": {}}), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_doubtful_profile_is_said_before_the_first_step(tmp_path: Path) -> None:
+    kwargs = recipe().model.kwargs
+    model = timm.create_model("cpt_resnet20", **kwargs, num_classes=10, in_chans=1)
+    profile = synthetic_profile(model, "made_up", (1, 8, 8))
+    noisy = profile.protocol.model_copy(update={"verdict": "noisy", "spread": 0.25})
+    hwprofiles.save(profile.model_copy(update={"protocol": noisy}), tmp_path / "p.yaml")
+    search = {"profile": str(tmp_path / "p.yaml"), "latency_budget": 0.6, "log_gamma": None}
+    what = recipe(data={"train_limit": 64}, train={"epochs": 1}, search=search | {"theta_lr": None})
+    written = io.StringIO()
+    train(what, tmp_path / "run", console=PlainConsole(file=written, width=40))
+    first = written.getvalue().splitlines()[0]
+    assert first.startswith("profile made_up is doubtful: its times are noisy (spread 25.0%, ")
