@@ -6,7 +6,8 @@ Importing this package also puts ``cpt_resnet20`` ... ``cpt_pruned`` into timm's
 """
 
 from cpt_nas import models
-from cpt_nas.pruning.structure import Structure, load_structure
+from cpt_nas.pruning.export import export
+from cpt_nas.pruning.structure import Structure, cut_to, load_structure
 from cpt_nas.search.result import SearchResult
 from cpt_nas.search.search import Search, attach
 from hwprofiles._version import __version__
@@ -17,6 +18,8 @@ __all__ = [
     "Structure",
     "__version__",
     "attach",
+    "cut_to",
+    "export",
     "load_structure",
     "models",
 ]

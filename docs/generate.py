@@ -236,7 +236,8 @@ RUN_FILES = {
     "profile.yaml": "the profile that the search paid ([fields](profile_schema.md))",
     "result.json": "what came out ([keys](#resultjson))",
     "structure.json": "which branches and units are left: `schema_version`, `architecture`, "
-    "`model_kwargs`, and per branch `kept`, `removable` and `units` (per group `total` and the "
+    "`model_kwargs`, `differs` (how the searched network differs from what these make; empty where "
+    "it does not), and per branch `kept`, `removable` and `units` (per group `total` and the "
     "indices `kept`)",
     "history.csv": "a row an epoch ([columns](#historycsv))",
     "summary.csv": "a row an epoch, as timm's scripts write it ([columns](#summarycsv))",

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import save_for_hf
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cpt_nas.pruning import surgery
+from cpt_nas.pruning.probe import outputs, same
 from cpt_nas.pruning.structure import Structure, cut_to
 from hwprofiles.output import refuse_foreign_folder, write_folder
 
 CONFIG = "config.json"
-FILES = (CONFIG, "model.safetensors")
+WEIGHTS = "model.safetensors"
+FILES = (CONFIG, WEIGHTS)
+
+
+PREPROCESSING = (
+    *("input_size", "test_input_size", "min_input_size", "fixed_input_size", "pool_size"),
+    *("interpolation", "crop_pct", "test_crop_pct", "crop_mode", "mean", "std"),
+    *("first_conv", "classifier", "label_names", "label_descriptions"),
+)
+"""All that an exported folder says beside what the network is; timm's names."""
 
 
 def build(structure: Structure, **overrides: Any) -> nn.Module:
@@ -28,7 +35,11 @@ def build(structure: Structure, **overrides: Any) -> nn.Module:
 
     Args:
         overrides: further arguments for timm.create_model, such as num_classes.
+
+    Raises:
+        ValueError: the structure is of a network that timm does not make.
     """
+    structure.require_rebuildable()
     model: nn.Module = timm.create_model(
         structure.architecture, **(structure.model_kwargs | overrides)
     )
@@ -53,52 +64,86 @@ def export(
         preprocessing: entries of timm's pretrained_cfg: input_size, mean, std, label_names.
 
     Raises:
-        ValueError: weights that do not fit the structure.
+        ValueError: a structure of a network that timm does not make, weights that do not fit it
+            or are not finite, or an entry that is not among :data:`PREPROCESSING`.
         OSError: the folder cannot be written; names it, and why.
     """
+    unknown = [key for key in preprocessing if key not in PREPROCESSING]
+    if unknown:
+        raise ValueError(f"{unknown[0]}: unknown; allowed are {', '.join(PREPROCESSING)}")
     model = build(structure)
     surgery.load_plain_state_dict(model, state)
-    config = dict(getattr(model, "pretrained_cfg", None) or {})
-    kwargs = structure.model_kwargs
-    config.update(
-        architecture="cpt_pruned",
-        num_classes=getattr(model, "num_classes", config.get("num_classes")),
-        **preprocessing,
-    )
-    # Where the weights once came from says nothing about these.
-    for key in ("url", "hf_hub_id", "file", "source", "tag", "state_dict"):
-        config.pop(key, None)
-    model.pretrained_cfg = config  # type: ignore[assignment]
-    arguments = {
-        "base": structure.architecture,
-        "structure": structure.model_dump(),
-        **{k: v for k, v in kwargs.items() if k != "num_classes"},
+    refuse_not_finite(state)
+    config = _config(model, structure, preprocessing)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    content = {CONFIG: json.dumps(config, indent=2).encode(), WEIGHTS: save(weights)}
+    with _naming(Path(directory)):
+        write_folder(Path(directory), content, CONFIG, lambda _: ())
+    return Path(directory)
+
+
+def _config(
+    model: nn.Module, structure: Structure, preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What timm reads of a folder."""
+    own = getattr(model, "pretrained_cfg", None) or {}
+    said = {key: own[key] for key in PREPROCESSING if own.get(key) is not None}
+    said |= preprocessing
+    channels = structure.model_kwargs.get("in_chans", own.get("input_size", (3,))[0])
+    size = preprocessing.get("input_size", own.get("input_size", (3, 224, 224)))
+    side = structure.model_kwargs.get("img_size", size[1:])
+    said["input_size"] = [channels, *([side, side] if isinstance(side, int) else side)]
+    labels: dict[str, Any] = {
+        k: said.pop(k) for k in ("label_names", "label_descriptions") if k in said
     }
-    directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
-        with _naming(directory):
-            save_for_hf(model, temporary, model_args=arguments, safe_serialization=True)
-        directory.mkdir(exist_ok=True)
-        for name in FILES:
-            os.replace(Path(temporary) / name, directory / name)
-    return directory
+    classes = getattr(model, "num_classes", own.get("num_classes"))
+    return {
+        "architecture": "cpt_pruned",
+        "num_classes": classes,
+        "num_features": getattr(model, "num_features", None),
+        **labels,
+        "model_args": {"base": structure.architecture, "structure": structure.model_dump()},
+        "pretrained_cfg": {**said, "num_classes": classes},
+    }
+
+
+def refuse_not_finite(state: Mapping[str, Tensor]) -> None:
+    """Raise where a weight is NaN or infinite.
+
+    Raises:
+        ValueError: names the tensor.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"weights: {name} holds values that are not finite")
+
+
+def check_export(directory: str | Path, trained: nn.Module, x: Tensor) -> None:
+    """Load a folder as timm does, and compare it with the network that was trained.
+
+    Args:
+        directory: the folder.
+        trained: in whatever mode; it runs in eval mode, and is left as it was.
+        x: inputs on its device.
+
+    Raises:
+        ValueError: another function comes back.
+    """
+    back = timm.create_model(f"local-dir:{directory}", pretrained=True).eval().to(x.device)
+    training = trained.training
+    wanted = outputs(trained.eval(), x)
+    trained.train(training)
+    if not same(outputs(back, x), wanted):
+        raise ValueError(f"export: what {directory} loads is not the network that was trained")
 
 
 @contextmanager
 def _naming(directory: Path) -> Iterator[None]:
-    """A full disk and the like, told with the folder's name; safetensors has it in words only."""
-    from safetensors import SafetensorError
-
+    """A full disk and the like, told with the folder's name."""
     try:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(directory)) from None
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from None
 
 
 def copy_export(run: str | Path, directory: str | Path) -> Path:

@@ -83,6 +83,11 @@ class SearchSpace:
                 kept.append(NARROW[gate](branch))
         return SearchSpace(tuple(kept), refusals)
 
+    def without(self, refused: Mapping[str, str]) -> SearchSpace:
+        """The space but for some branches, and why these are refused."""
+        kept = tuple(branch for branch in self.branches if branch.name not in refused)
+        return SearchSpace(kept, {**self.refusals, **refused})
+
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, p) for p in patterns)

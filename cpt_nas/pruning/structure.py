@@ -11,16 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import nn
 
 from cpt_nas.pruning import surgery
+from cpt_nas.pruning.arguments import fits_json, refuse_loading, refuse_strange_name
 from cpt_nas.pruning.search_space import SearchSpace, find_branches
 from hwprofiles.files import write_whole
 
 SCHEMA = 1
 
 
+_EXACT = ConfigDict(extra="forbid", strict=True)
+
+
 class Units(BaseModel):
     """One unit group: how many there were, which are left (indices of the uncut group)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _EXACT
     total: int = Field(gt=0)
     kept: list[int]
 
@@ -34,20 +38,60 @@ class Units(BaseModel):
 class BranchStructure(BaseModel):
     """One branch: whether it is left, and its unit groups by name."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _EXACT
     kept: bool
     removable: bool = True
     units: dict[str, Units] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _kept_with_units(self) -> BranchStructure:
+        for name, units in self.units.items():
+            if self.kept and not units.kept:
+                raise ValueError(f"a branch that is kept has no unit left of {name!r}")
+            if not self.kept and units.kept:
+                raise ValueError(f"a branch that is gone has units left of {name!r}")
+        return self
+
 
 class Structure(BaseModel):
-    """What is left of ``timm.create_model(architecture, **model_kwargs)``."""
+    """What is left of ``timm.create_model(architecture, **model_kwargs)``.
 
-    model_config = ConfigDict(extra="forbid")
+    Attributes:
+        schema_version: of the file.
+        architecture: timm's name of the uncut network; '' where it has none.
+        model_kwargs: its keyword arguments: numbers, strings, lists.
+        differs: how the network that was searched differs from that; '' where it does not. Then
+            it is not rebuilt from the name, but cut from the network itself (:func:`cut_to`).
+        branches: what is left, every branch of the network by name.
+    """
+
+    model_config = _EXACT
     schema_version: int = Field(default=SCHEMA, ge=1, le=SCHEMA)
     architecture: str
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    differs: str = ""
     branches: dict[str, BranchStructure]
+
+    @model_validator(mode="after")
+    def _only_what_it_is(self) -> Structure:
+        refuse_loading("model_kwargs", self.model_kwargs)
+        if not fits_json(self.model_kwargs):
+            raise ValueError("model_kwargs: must be numbers, strings, lists and mappings")
+        return self
+
+    def require_rebuildable(self) -> None:
+        """Raise where the network is not made from its name and arguments alone.
+
+        Raises:
+            ValueError: says how it differs.
+        """
+        if self.differs or not self.architecture:
+            why = self.differs or "it names no architecture"
+            raise ValueError(
+                f"structure: {why}; only its state_dict and structure can be saved. "
+                "cpt_nas.cut_to(model, structure) cuts a network of one's own"
+            )
+        refuse_strange_name("structure: architecture", self.architecture)
 
     def __repr__(self) -> str:
         total = [u.total for b in self.branches.values() for u in b.units.values()]
@@ -89,12 +133,15 @@ def load_structure(source: str | Path | dict[str, Any]) -> Structure:
         return Structure.model_validate(source)
     except FileNotFoundError:
         raise ValueError(f"structure: no such file: {name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"structure: {name} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"structure: {name} is not JSON: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"structure: {name}: {field}: {first['msg']}") from None
+        where = f"{field}: " if field else ""
+        raise ValueError(f"structure: {name}: {where}{first['msg'][:200]}") from None
 
 
 def dense_structure(
@@ -113,14 +160,16 @@ def cut_to(model: nn.Module, structure: Structure) -> nn.Module:
     """Cut an uncut model to ``structure``, in place; returns it.
 
     Raises:
-        ValueError: the structure is of another model: a branch or group that is not there, or
-            one of another size.
+        ValueError: the structure is of another model: a branch or group that is not there, that is
+            not named, or of another size.
     """
     found = find_branches(model).by_name
+    for name in (*structure.branches, *found):
+        if name not in found or name not in structure.branches:
+            where = f"in this {type(model).__name__}" if name not in found else "named"
+            raise ValueError(f"structure: branches: {name!r} is not {where}")
     plan = surgery.Plan()
     for name, wanted in structure.branches.items():
-        if name not in found:
-            raise ValueError(f"structure: branches: {name!r} is not in this {type(model).__name__}")
         block, branch = found[name].block, found[name].branch
         if not wanted.kept:
             if branch.remove is None:
@@ -130,8 +179,6 @@ def cut_to(model: nn.Module, structure: Structure) -> nn.Module:
         sizes = {g.name: g.size for g in branch.groups}
         if sizes != {g: u.total for g, u in wanted.units.items()}:
             raise ValueError(f"structure: branches.{name}: units differ from the model's {sizes}")
-        if not all(u.kept for u in wanted.units.values()):
-            raise ValueError(f"structure: branches.{name}: a group without units in a kept branch")
         fewer = {g: torch.tensor(u.kept) for g, u in wanted.units.items() if len(u.kept) < u.total}
         surgery.plan_units(plan, block, branch, fewer)
     surgery.apply(plan, model)

@@ -27,8 +27,9 @@ import hwprofiles
 from cpt_nas.costs.cost_model import build_cost
 from cpt_nas.gates.gated_model import GatedModel, HasModule, Kept
 from cpt_nas.pruning import surgery
+from cpt_nas.pruning.origin import explore
 from cpt_nas.pruning.search_space import find_branches
-from cpt_nas.pruning.structure import Structure, cut_to, dense_structure, load_structure
+from cpt_nas.pruning.structure import Structure, cut_to, load_structure
 from cpt_nas.search import importance, records
 from cpt_nas.search.estimates import BranchEstimate, BranchState, by_theta, differing
 from cpt_nas.search.regularizer import Regularizer
@@ -59,7 +60,9 @@ def attach(
             recipe's search section, with warmup, ramp and freeze as shares of the training and
             their defaults; without it, warmup_steps, ramp_steps and freeze_step.
         allow_foreign: the profile may be of another machine: the network is to run there.
-        model_kwargs: what the model was created with, kept in the structure for rebuilding.
+        model_kwargs: what the model was created with, kept in the structure for rebuilding;
+            default: what timm remembers. Whether timm makes the model again is tried, and a
+            warning says what differs.
         **settings: see :class:`cpt_nas.search.settings.SearchSettings`: latency_budget and the
             like, or log_gamma (pruning level); alpha (computation against parameters), kappa
             (layers against units), estimator, ...
@@ -79,7 +82,7 @@ def attach(
         profile = hwprofiles.load(profile)
     if profile is not None:
         hwprofiles.require_target(profile, allow_foreign=allow_foreign)
-    return Search(model, example_input, profile, checked, model_kwargs or {})
+    return Search(model, example_input, profile, checked, model_kwargs)
 
 
 class Search:
@@ -108,7 +111,7 @@ class Search:
         example_input: Tensor,
         profile: Profile | None,
         settings: SearchSettings,
-        model_kwargs: dict[str, Any],
+        model_kwargs: dict[str, Any] | None,
     ) -> None:
         self.settings = settings
         self.profile = profile
@@ -125,11 +128,10 @@ class Search:
         self._start = copy.deepcopy(model).cpu() if settings.rewind else None
         self.cost_name = charged_cost(settings, profile)
         self.space = find_branches(model)
-        architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "")
-        self.dense = dense_structure(self.space, architecture, dict(model_kwargs))
+        self.dense, strange = explore(model, self.space, example_input, model_kwargs)
         self.gated = GatedModel(
             model,
-            self.space.select(settings.include, settings.exclude, settings.gate),
+            self.space.select(settings.include, settings.exclude, settings.gate).without(strange),
             self.dense.model_copy(deep=True),
             theta_init=settings.theta_init,
             estimator=settings.estimator,

@@ -16,6 +16,7 @@ from pydantic import (
 from timm.optim import list_optimizers
 
 from cpt_nas.data.config import DataConfig
+from cpt_nas.pruning.arguments import fits_json, without_loading
 from cpt_nas.search.settings import MOST, SearchConfig
 from cpt_nas.sections import ConfigError, Section
 from hwprofiles.yaml_file import YamlError, dump_yaml, parse_yaml, read_yaml, shortened
@@ -36,6 +37,16 @@ class ModelConfig(Section):
     name: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
     structure: str | None = None
+
+    @field_validator("kwargs")
+    @classmethod
+    def _kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in without_loading(value)[1]:
+            raise ValueError(f"{key} says where weights come from, which is not supported here")
+        for key, entry in value.items():
+            if not fits_json(entry):
+                raise ValueError(f"{key}: must be numbers, strings, lists and mappings of them")
+        return value
 
 
 class TrainConfig(Section):

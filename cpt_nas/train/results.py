@@ -12,7 +12,7 @@ import torch
 
 from cpt_nas.data.batches import Batches
 from cpt_nas.pruning import surgery
-from cpt_nas.pruning.export import export
+from cpt_nas.pruning.export import check_export, export
 from cpt_nas.train import run_folder
 from cpt_nas.train.divergence import refuse_diverged
 from cpt_nas.train.evaluate import Meter, evaluate
@@ -120,7 +120,11 @@ def finish(
 
 
 def export_network(state: TrainingState, recipe: Recipe, output: Path, data: Batches) -> None:
-    """Put the finished network into the run's export folder, whole or not at all."""
+    """Put the finished network into the run's export folder, whole or not at all.
+
+    Raises:
+        ValueError: what is loaded again is not the network that was trained.
+    """
     unfinished, exported = output / run_folder.UNFINISHED_EXPORT, output / run_folder.EXPORT
     try:
         export(
@@ -132,6 +136,9 @@ def export_network(state: TrainingState, recipe: Recipe, output: Path, data: Bat
             std=list(data.std),
             label_names=list(data.classes),
         )
+        x = torch.randn(2, *recipe.data.input_size, generator=torch.Generator().manual_seed(0))
+        device = next(state.judged().parameters()).device
+        check_export(unfinished / run_folder.EXPORT, state.judged(), x.to(device))
         if exported.exists():  # of the same run, which is being finished once more
             shutil.rmtree(exported)
         os.replace(unfinished / run_folder.EXPORT, exported)
