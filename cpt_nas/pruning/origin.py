@@ -51,13 +51,13 @@ def explore(
         _say(f"model_kwargs: {', '.join(loading)}: where weights come from is left out")
     config = getattr(model, "pretrained_cfg", None)
     name = (config.get("architecture") or "") if isinstance(config, Mapping) else ""
-    differs = difference(model, name, kwargs, example_input)
+    gated = any(b.branch.groups or b.branch.remove for b in space.branches)
+    differs = difference(model, name, kwargs, example_input) if gated else ""
     if differs:
         _say(f"model: {differs}; {ONLY}")
     plain = {key: value for key, value in kwargs.items() if fits_json(value)}
     dense = dense_structure(space, name, json.loads(json.dumps(plain)))
-    tried = bool(differs and space.branches)
-    strange = failures(model, space, example_input) if tried else {}
+    strange = failures(model, space, example_input) if differs else {}
     return dense.model_copy(update={"differs": differs}), strange
 
 

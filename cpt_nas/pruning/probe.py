@@ -17,8 +17,14 @@ def shaken(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in eval mode whose weights and norm statistics are disturbed.
 
     A fresh model hides differences: scales of 1, 0 or 1e-6, means of 0.
+
+    Raises:
+        ValueError: it cannot be copied.
     """
-    twin = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+    try:
+        twin = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+    except RuntimeError as error:  # tensors that are computed, as weights under masks are
+        raise ValueError(f"model: it cannot be copied: {str(error)[:90]}...") from error
     generator = torch.Generator().manual_seed(0)
 
     def noise(like: Tensor) -> Tensor:

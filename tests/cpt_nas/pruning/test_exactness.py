@@ -158,7 +158,7 @@ EDITS: dict[str, tuple[str, Edit, str]] = {
 }
 
 
-UNTRACEABLE = {"part_taken_out", "weight_norm", "instance_norm"}
+UNTRACEABLE = {"part_taken_out", "weight_norm", "instance_norm", "prune_mask"}
 """Cannot be run as they are, or refused by attach as a whole."""
 
 
@@ -212,6 +212,13 @@ def test_attach_names_the_parametrization_that_it_cannot_count() -> None:
     model = build("basic")
     weight_norm(model.layer1[0].conv2)
     with pytest.raises(ValueError, match=r"^model: layer1.0.conv2: weight is computed by a param"):
+        cpt_nas.attach(model, torch.zeros(1, 3, 32, 32).double())
+
+
+def test_attach_names_what_it_cannot_copy() -> None:
+    model = build("basic")
+    prune_mask(model.layer1[0].conv2)
+    with pytest.raises(ValueError, match=r"^model: it cannot be copied"):
         cpt_nas.attach(model, torch.zeros(1, 3, 32, 32).double())
 
 
