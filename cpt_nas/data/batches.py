@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AUGMENTS = ("none", "crop", "crop+flip")
+from cpt_nas.data.processes import difference
 
+AUGMENTS = ("none", "crop", "crop+flip")
+LEAST_STD = 1e-4  # what rounding to 4 digits leaves
 
 Batch = tuple[Tensor, Tensor]
 
@@ -45,7 +47,7 @@ class Batches(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What decides the batches, in plain values."""
+        """What decides the batches, in plain values; the same in every process of a run."""
 
     def state_dict(self) -> dict[str, Any]:
         return self.identity()
@@ -56,12 +58,9 @@ class Batches(ABC):
         Raises:
             ValueError: they are not; names what differs.
         """
-        mine = self.identity()
-        for key in mine | state:
-            if mine.get(key) != state.get(key):
-                raise ValueError(
-                    f"data: {key} is {mine.get(key)}, was {state.get(key)} when the run was saved"
-                )
+        if differs := difference(self.identity(), state):
+            what, now, then = differs
+            raise ValueError(f"data: {what} is {now!r}, was {then!r} when the run was saved")
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -90,14 +89,19 @@ def per_channel(
     """Check mean or std.
 
     Raises:
-        ValueError: not one value a channel, or a std that is not positive.
+        ValueError: not one value a channel, or out of range.
     """
     if values is None:
         return None
     if len(values) != channels:
         raise ValueError(f"data.{field}: {list(values)}, must be {channels} numbers, one a channel")
-    if field == "std" and not min(values) > 0:
-        raise ValueError(f"data.std: {list(values)}, must be above 0")
+    # Not a number fails all comparisons. Numbers above 1 are those of images in [0, 255].
+    if field == "mean" and not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"data.mean: {list(values)}, must be from 0 to 1, as images are")
+    if field == "std" and not all(LEAST_STD <= value <= 1 for value in values):
+        raise ValueError(
+            f"data.std: {list(values)}, must be above 0 (at least {LEAST_STD}) and at most 1"
+        )
     return tuple(float(v) for v in values)
 
 

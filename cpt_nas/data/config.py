@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from cpt_nas.sections import Section
 
@@ -18,13 +16,13 @@ class DataConfig(Section):
         name: digits, images (a folder or archive), or torch/cifar10 and the like.
         root: where the images are; digits need none.
         input_size: channels (1 or 3), height, width.
-        mean: a number a channel; none: the training images'.
-        std: a number a channel; none: the training images'.
+        mean: a number a channel, from 0 to 1; none: the training images'.
+        std: a number a channel, from 0.0001 to 1; none: the training images'.
         in_memory: decode all once; false: read from disk in every epoch.
         augment: none, crop, or crop+flip (digits are never mirrored).
         download: torchvision may download torch/... data.
         train_limit: so many training images, the same share of every class; none: all.
-        workers: that decode images.
+        workers: that decode images; at most 256.
     """
 
     name: str = "digits"
@@ -36,7 +34,7 @@ class DataConfig(Section):
     augment: Literal["none", "crop", "crop+flip"] = "crop+flip"
     download: bool = False
     train_limit: int | None = Field(default=None, gt=0)
-    workers: int = Field(default=4, ge=0)
+    workers: int = Field(default=4, ge=0, le=256)
 
 
 class LoaderSettings(Protocol):

@@ -1,159 +1,187 @@
-"""Image files into one uint8 tensor: threads, a progress bar, errors that name the image."""
+"""All images of a split through threads: into one uint8 tensor, or only looked at."""
 
 from __future__ import annotations
 
-import io
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress
 
-from hwprofiles.streams import PlainConsole
+from cpt_nas.data.formats import shown
+from cpt_nas.data.inventory import Split, few
+from cpt_nas.data.origin import Content
+from cpt_nas.data.pixels import Unreadable, decode, reason
+from hwprofiles.terminal import Report
 
 LIMIT_BYTES = 8 * 2**30  # what one split may take in memory; more is for a loader from disk
 CHUNK = 32  # images handed to a thread at a time: large against the hand-over, small to spread
 # Below, decoding is mostly Python under the interpreter's lock, and threads only get in each
 # other's way: 10,000 CIFAR images out of a tar.gz took 2.8 s without them, 4.4 s with four.
 SMALL_BYTES = 8 * 2**10
+LISTED = 20  # unreadable images in a message
 
 
-@dataclass(frozen=True)
-class Item:
-    """An image still to be decoded.
+@dataclass
+class Findings:
+    """What reading a split has shown.
 
     Attributes:
-        name: what errors call it and what the order goes by.
-        folder: where it lies, '' at the top.
-        read: gives the file's bytes, or an image.
-        size: bytes of the file.
-        at: how much of the source has been read up to here, 0 to 1.
+        unreadable: (name, why) of the images that cannot be read.
+        remarks: what decoding has changed -> in how many images.
     """
 
-    name: str
-    folder: str
-    read: Callable[[], bytes | Image.Image]
-    size: int
-    at: float
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: Findings) -> Findings:
+        self.unreadable += other.unreadable
+        self.remarks += other.remarks
+        return self
 
 
-class Decoded(NamedTuple):
-    """An image's name, its folder, and [C, H, W] uint8."""
+class UnreadableImages(ValueError):
+    """Images of a split that cannot be read, all of them.
 
-    name: str
-    folder: str
-    pixels: torch.Tensor
+    Attributes:
+        unreadable: (name, why), in the order of the names.
+    """
+
+    def __init__(self, split: Split, unreadable: Iterable[tuple[str, str]]) -> None:
+        self.unreadable = sorted(unreadable)
+        if len(self.unreadable) == 1:
+            ((name, why),) = self.unreadable
+            fault = f"{shown(name)} is not a readable image: {why}"
+        else:
+            listed = few([f"{shown(name)} ({why})" for name, why in self.unreadable], LISTED)
+            fault = f"{len(self.unreadable)} of {len(split)} images are not readable: {listed}"
+        super().__init__(f"data.root: {split.where}: {fault}")
 
 
-class Decoder:
-    """Decodes images, large ones in threads, behind a progress bar.
+def decode_split(
+    split: Split,
+    input_size: tuple[int, int, int],
+    workers: int,
+    report: Report,
+    limit_bytes: int = LIMIT_BYTES,
+) -> tuple[torch.Tensor, Findings]:
+    """Decode all images of a split.
 
     Args:
+        split: of which images.
         input_size: (channels, height, width); an image of another size is scaled to cover it and
             its centre is taken.
-        workers: threads.
-        limit_bytes: what decoded images of one split may take.
-        console: where the bar goes; None: nowhere.
+        workers: threads; 0 counts as 1.
+        report: is told of the progress.
+        limit_bytes: what the decoded images may take.
+
+    Returns:
+        [N, C, H, W] uint8 in the split's order, and what there is to say; where images are
+        unreadable, their pixels are undefined.
+
+    Raises:
+        ValueError: they would take more than the limit.
     """
+    check_fits(split.where, len(split), input_size, limit_bytes)
+    channels, height, width = input_size
+    images = torch.empty((len(split), *input_size), dtype=torch.uint8)
 
-    def __init__(
-        self,
-        input_size: tuple[int, int, int],
-        workers: int = 4,
-        limit_bytes: int = LIMIT_BYTES,
-        console: Console | None = None,
-    ) -> None:
-        self.input_size = input_size
-        self.workers = max(1, workers)
-        self.limit_bytes = limit_bytes
-        self.console = console or PlainConsole(quiet=True)
-
-    def __call__(
-        self, label: str, where: str, items: Iterable[Item]
-    ) -> tuple[list[str], list[str], torch.Tensor]:
-        """Decode all items.
-
-        Args:
-            label: the bar's.
-            where: file or folder named in errors.
-            items: read as decoding goes, so that few undecoded images are held at a time.
-
-        Returns:
-            Names and folders in the order of the names, and [N, C, H, W] uint8.
-
-        Raises:
-            ValueError: an image cannot be decoded, or together they are over the limit.
-        """
-        found: list[Decoded] = []
-        pending: deque[Future[list[Decoded]]] = deque()
-        most = self.limit_bytes // int(np.prod(self.input_size))
-        with (
-            Progress(console=self.console, transient=True) as progress,
-            ThreadPoolExecutor(self.workers) as pool,
-        ):
-            task = progress.add_task(label, total=1.0)
-            try:
-                for chunk in _chunks(items):
-                    if sum(item.size for item in chunk) < SMALL_BYTES * len(chunk):
-                        found += self._decode(where, chunk)
-                    else:
-                        pending.append(pool.submit(self._decode, where, chunk))
-                    if len(pending) > 2 * self.workers:
-                        found += pending.popleft().result()
-                    if len(found) > most:
-                        raise ValueError(
-                            f"data.root: {where} takes more than {self.limit_bytes / 2**30:.3g} GiB"
-                            " in memory; set data.in_memory=false or a smaller data.input_size"
-                        )
-                    progress.update(task, completed=chunk[-1].at)
-                while pending:
-                    found += pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
-        found.sort(key=lambda image: image.name)
-        images = torch.empty((len(found), *self.input_size), dtype=torch.uint8)
-        names, folders = [image.name for image in found], [image.folder for image in found]
-        for row in reversed(range(len(found))):  # popped: all pixels twice would be too much
-            images[row] = found.pop().pixels
-        return names, folders, images
-
-    def _decode(self, where: str, chunk: list[Item]) -> list[Decoded]:
-        decoded = []
-        for item in chunk:
-            try:
-                pixels = self._pixels(item.read())
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(
-                    f"data.root: {where}: {item.name} is not a readable image: {reason}"
-                ) from None
-            decoded.append(Decoded(item.name, item.folder, pixels))
-        return decoded
-
-    def _pixels(self, image: bytes | Image.Image) -> torch.Tensor:
-        channels, height, width = self.input_size
-        if isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))
-        image = image.convert("L" if channels == 1 else "RGB")
+    def work(index: int, content: Content) -> tuple[str, ...]:
+        image, remarks = decode(content, channels)
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
         array = np.array(image).reshape(height, width, channels).transpose(2, 0, 1)
-        return torch.from_numpy(array)
+        images[index] = torch.from_numpy(array)
+        return remarks
+
+    stage = f"decoding {split.name}"
+    items = split.origin.read_all(split.files)
+    return images, _for_all(split, items, len(split), work, workers, stage, report)
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def check_split(
+    split: Split, channels: int, share: slice, workers: int, report: Report
+) -> Findings:
+    """Decode some images of a split without keeping them, to learn which are unreadable.
+
+    Args:
+        split: one that can be read in any order.
+        channels: 1 or 3.
+        share: which of its images.
+        workers: threads; 0 counts as 1.
+        report: is told of the progress.
+    """
+
+    def work(_: int, content: Content) -> tuple[str, ...]:
+        return decode(content, channels, glance=True).remarks
+
+    files = split.files[share]
+    items = split.origin.read_all(files)
+    return _for_all(split, items, len(files), work, workers, f"checking {split.name}", report)
+
+
+def check_fits(where: str, n: int, input_size: Sequence[int], limit_bytes: int) -> None:
+    """Raises ValueError where n images of a size take more than the limit."""
+    if n * int(np.prod(input_size, dtype=object)) > limit_bytes:
+        raise ValueError(
+            f"data.root: {where} takes more than {limit_bytes / 2**30:.3g} GiB"
+            " in memory; set data.in_memory=false or a smaller data.input_size"
+        )
+
+
+Work = Callable[[int, Content], tuple[str, ...]]
+Item = tuple[int, Callable[[], Content]]
+
+
+def _for_all(
+    split: Split,
+    items: Iterator[Item],
+    total: int,
+    work: Work,
+    workers: int,
+    stage: str,
+    report: Report,
+) -> Findings:
+    """Do the work on every item, the large ones in threads; few contents are held at a time."""
+    workers, done = max(1, workers), 0
+    findings = Findings()
+    pending: deque[tuple[int, Future[Findings]]] = deque()
+
+    def take(n: int, found: Findings) -> None:
+        nonlocal done, findings
+        findings += found
+        done += n
+        report(stage, done, total)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while chunk := list(islice(items, CHUNK)):
+                size = sum(split.files[index].size for index, _ in chunk)
+                if size < SMALL_BYTES * len(chunk):
+                    take(len(chunk), _do(split, chunk, work))
+                    continue
+                pending.append((len(chunk), pool.submit(_do, split, chunk, work)))
+                if len(pending) > 2 * workers:
+                    n, future = pending.popleft()
+                    take(n, future.result())
+            while pending:
+                n, future = pending.popleft()
+                take(n, future.result())
+        finally:
+            for _, future in pending:
+                future.cancel()
+    return findings
+
+
+def _do(split: Split, chunk: list[Item], work: Work) -> Findings:
+    findings = Findings()
+    for index, read in chunk:
+        try:
+            findings.remarks.update(work(index, read()))
+        except (OSError, Unreadable) as error:
+            findings.unreadable.append((split.files[index].name, reason(error)))
+    return findings

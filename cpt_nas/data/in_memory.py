@@ -74,6 +74,7 @@ class MemoryBatches(Batches):
             "step_size": self.batch_size * self.world,
             "augment": self.augment,
             "seed": self.seed,
+            "names_sizes_labels": [self.training.digest, self.testing.digest],
         }
 
     def train(self, epoch: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

@@ -1,16 +1,37 @@
-"""A recipe's images: which source, in memory or read from disk."""
+"""A recipe's images: which source, what it holds, and in memory or read from disk."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from cpt_nas.data.batches import Batches, stratified
 from cpt_nas.data.config import DataConfig, LoaderSettings
-from cpt_nas.data.decode import LIMIT_BYTES, Decoder
-from cpt_nas.data.images import load_digits, load_images, load_torch
+from cpt_nas.data.decode import (
+    LIMIT_BYTES,
+    LISTED,
+    UnreadableImages,
+    check_fits,
+    check_split,
+    decode_split,
+)
+from cpt_nas.data.formats import shown
+from cpt_nas.data.images import DIGITS, Images, load_digits
 from cpt_nas.data.in_memory import MemoryBatches
+from cpt_nas.data.inventory import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    Split,
+    check_same_classes,
+    find_split,
+)
+from cpt_nas.data.processes import check_agreement, gather, together
+from cpt_nas.data.torchvision_sets import FOLDERS, torchvision_split
+from hwprofiles.terminal import Report, progress_bar
 
 __all__ = ["Batches", "load_data"]
 
@@ -33,15 +54,36 @@ def load_data(
       or .tar.gz with one folder a class;
     * ``torch/cifar10``, ``torch/cifar100``, ...: torchvision's, by timm's names.
 
+    Every image is decoded once before this returns, and what each split holds is said in a line.
+
     Args:
         data, train: sections of the recipe.
-        rank, world: this process and how many there are.
-        console: where the decoding's progress bar goes; None: nowhere.
+        rank, world: this process and how many there are. They must read the same images.
+        console: where progress and what was read are told; None: nowhere.
         limit_bytes: what one split may take in memory.
 
     Raises:
         ValueError: anything wrong with the settings or the files; one line that names it.
     """
+    check_settings(data)
+    console = console or Console(quiet=True)
+    with progress_bar(console) as report:
+        if data.name == "digits":
+            check_fits("digits", DIGITS, data.input_size, limit_bytes)
+            return _in_memory(load_digits(data.input_size), data, train, rank, world)
+        splits = _open_both(data, rank)
+        if data.in_memory:
+            both = [_decode(split, data, report, console, limit_bytes) for split in splits]
+            return _in_memory((both[0], both[1]), data, train, rank, world)
+        from cpt_nas.data.streaming import LoaderBatches
+
+        for split in splits:
+            _check(split, data, report, console, rank, world)
+        return LoaderBatches(*splits, data, train, rank=rank, world=world)
+
+
+def check_settings(data: DataConfig) -> None:
+    """Raises ValueError where the data section contradicts itself."""
     channels, height, width = data.input_size
     if channels not in (1, 3) or height < 1 or width < 1:
         raise ValueError(
@@ -56,28 +98,103 @@ def load_data(
         raise ValueError("data.in_memory: digits are in memory always, must be true")
     if data.name != "digits" and data.root is None:
         raise ValueError(f"data.root: is missing; {data.name} needs a folder")
-    if not data.in_memory:
-        from cpt_nas.data.streaming import LoaderBatches
 
-        return LoaderBatches(data, train, rank=rank, world=world)
 
-    decoder = Decoder(data.input_size, data.workers, limit_bytes, console)
-    augment: str = data.augment
-    if data.name == "digits":
-        training, testing = load_digits(data.input_size)
-        augment = {"crop+flip": "crop"}.get(augment, augment)  # a mirrored digit is none
-    elif data.name == "images":
-        training, testing = load_images(Path(str(data.root)), decoder)
-    else:
-        training, testing = load_torch(data.name, Path(str(data.root)), data.download, decoder)
+def _open_both(data: DataConfig, rank: int) -> tuple[Split, Split]:
+    """The inventories of both splits, the same in all processes."""
+    if data.download:  # by one process; the others find it there
+        together(lambda: _open(data) if rank == 0 else None)
+    train, test = together(lambda: _open(data))
+    check_agreement(
+        {"classes": list(train.classes), "training": train.digest(), "test": test.digest()}
+    )
+    return train, test
+
+
+def _open(data: DataConfig) -> tuple[Split, Split]:
+    root = Path(str(data.root))
+    try:
+        if data.name == "images" or data.name.lower() in FOLDERS:
+            train, test = (find_split(root, names) for names in (TRAIN_NAMES, TEST_NAMES))
+            if os.path.samefile(root / train.name, root / test.name):
+                raise ValueError(
+                    f"data.root: {root}: {train.name} and {test.name} are the same; testing would"
+                    " tell nothing"
+                )
+        else:
+            train, test = (
+                torchvision_split(data.name, root, training, data.download)
+                for training in (True, False)
+            )
+    except OSError as error:
+        raise ValueError(f"data.root: {error.filename or root}: {error.strerror}") from None
+    check_same_classes(str(root), train, test)
+    for split in (train, test):
+        if not (data.in_memory or split.origin.any_order):
+            raise ValueError(
+                f"data.root: {split.where}: unzip it first, or set data.in_memory=true"
+            )
+    return train, test
+
+
+def _decode(
+    split: Split, data: DataConfig, report: Report, console: Console, limit_bytes: int
+) -> Images:
+    """A split in memory, decoded alike by every process."""
+
+    def work() -> tuple[Images, Counter[str]]:
+        pixels, found = decode_split(split, data.input_size, data.workers, report, limit_bytes)
+        if found.unreadable:
+            raise _unreadable(split, found.unreadable, console)
+        return Images(pixels, split.labels, split.classes, split.digest()), found.remarks
+
+    images, remarks = together(work)
+    _say(console, split.summary(remarks))
+    return images
+
+
+def _check(
+    split: Split, data: DataConfig, report: Report, console: Console, rank: int, world: int
+) -> None:
+    """Look at every image of a split that will be read from disk; processes share the work."""
+    share = slice(rank, None, world)
+    found = check_split(split, data.input_size[0], share, data.workers, report)
+    everything = gather(found)
+    unreadable = [entry for part in everything for entry in part.unreadable]
+    if unreadable:
+        raise _unreadable(split, unreadable, console)
+    _say(console, split.summary(sum((part.remarks for part in everything), Counter())))
+
+
+def _unreadable(
+    split: Split, unreadable: Sequence[tuple[str, str]], console: Console
+) -> UnreadableImages:
+    """The error; where it is too short for all, the console gets a line an image."""
+    error = UnreadableImages(split, unreadable)
+    if len(unreadable) > LISTED:
+        for name, why in error.unreadable:
+            _say(console, f"{split.name}: {shown(name)}: {why}")
+    return error
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _in_memory(
+    both: tuple[Images, Images], data: DataConfig, train: LoaderSettings, rank: int, world: int
+) -> MemoryBatches:
+    training, testing = both
     if data.train_limit is not None:
         training = training.subset(stratified(training.labels, data.train_limit, train.seed))
+    mirrored = data.name != "digits"  # a mirrored digit is none
+    augment = {"crop+flip": "crop"}.get(data.augment) if not mirrored else None
     return MemoryBatches(
         training,
         testing,
         batch_size=train.batch_size,
         seed=train.seed,
-        augment=augment,
+        augment=augment or data.augment,
         mean=data.mean,
         std=data.std,
         rank=rank,
