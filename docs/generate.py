@@ -47,6 +47,8 @@ SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
 RANGES = {
     "data.name": "digits, images, torch/NAME",
     "data.input_size": "1 or 3 channels; sides above 0",
+    "data.mean": "0 to 1",
+    "data.std": "0.0001 to 1",
     "train.device": "cpu, cuda, cuda:N",
     "search.latency_budget": "a time such as 12ms, or a share > 0, <= 1",
     "search.params_budget": "a count such as 150k, or a share > 0, <= 1",
@@ -81,7 +83,7 @@ MEANINGS = {
     "search.ramp": "share of the training after it in which the price rises, or with a budget "
     "importance is estimated and then the cost falls",
     "search.freeze": "share of the training after which every gate is decided; null: at the end",
-    "data.workers": "processes that decode images",
+    "data.workers": "threads, or where in_memory is false processes, that decode images",
     "train.seed": "of the first weights, the order, the augmentation and the masks",
 }
 HISTORY_CSV = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 
 from cpt_nas.data.formats import shown
 from cpt_nas.data.inventory import Split, few
-from cpt_nas.data.origin import Content
+from cpt_nas.data.origin import Content, File, Origin
 from cpt_nas.data.pixels import Unreadable, decode, reason
 from hwprofiles.terminal import Report
 
@@ -86,7 +87,11 @@ def decode_split(
     Raises:
         ValueError: they would take more than the limit.
     """
-    check_fits(split.where, len(split), input_size, limit_bytes)
+    if not fits(len(split), input_size, limit_bytes):
+        raise ValueError(
+            f"data.root: {split.where} takes more than {limit_bytes / 2**30:.3g} GiB"
+            " in memory; set data.in_memory=false or a smaller data.input_size"
+        )
     channels, height, width = input_size
     images = torch.empty((len(split), *input_size), dtype=torch.uint8)
 
@@ -99,8 +104,7 @@ def decode_split(
         return remarks
 
     stage = f"decoding {split.name}"
-    items = split.origin.read_all(split.files)
-    return images, _for_all(split, items, len(split), work, workers, stage, report)
+    return images, _for_all(split.origin, split.files, work, workers, stage, report)
 
 
 def check_split(
@@ -119,18 +123,13 @@ def check_split(
     def work(_: int, content: Content) -> tuple[str, ...]:
         return decode(content, channels, glance=True).remarks
 
-    files = split.files[share]
-    items = split.origin.read_all(files)
-    return _for_all(split, items, len(files), work, workers, f"checking {split.name}", report)
+    stage = f"checking {split.name}"
+    return _for_all(split.origin, split.files[share], work, workers, stage, report)
 
 
-def check_fits(where: str, n: int, input_size: Sequence[int], limit_bytes: int) -> None:
-    """Raises ValueError where n images of a size take more than the limit."""
-    if n * int(np.prod(input_size, dtype=object)) > limit_bytes:
-        raise ValueError(
-            f"data.root: {where} takes more than {limit_bytes / 2**30:.3g} GiB"
-            " in memory; set data.in_memory=false or a smaller data.input_size"
-        )
+def fits(n: int, input_size: Sequence[int], limit_bytes: int) -> bool:
+    """Whether n images of a size take at most the limit."""
+    return n * math.prod(input_size) <= limit_bytes
 
 
 Work = Callable[[int, Content], tuple[str, ...]]
@@ -138,33 +137,32 @@ Item = tuple[int, Callable[[], Content]]
 
 
 def _for_all(
-    split: Split,
-    items: Iterator[Item],
-    total: int,
+    origin: Origin,
+    files: Sequence[File],
     work: Work,
     workers: int,
     stage: str,
     report: Report,
 ) -> Findings:
-    """Do the work on every item, the large ones in threads; few contents are held at a time."""
+    """Do the work on every file, the large ones in threads; few contents are held at a time."""
     workers, done = max(1, workers), 0
-    findings = Findings()
+    findings, items = Findings(), origin.read_all(files)
     pending: deque[tuple[int, Future[Findings]]] = deque()
 
     def take(n: int, found: Findings) -> None:
         nonlocal done, findings
         findings += found
         done += n
-        report(stage, done, total)
+        report(stage, done, len(files))
 
     with ThreadPoolExecutor(workers) as pool:
         try:
             while chunk := list(islice(items, CHUNK)):
-                size = sum(split.files[index].size for index, _ in chunk)
+                size = sum(files[index].size for index, _ in chunk)
                 if size < SMALL_BYTES * len(chunk):
-                    take(len(chunk), _do(split, chunk, work))
+                    take(len(chunk), _do(files, chunk, work))
                     continue
-                pending.append((len(chunk), pool.submit(_do, split, chunk, work)))
+                pending.append((len(chunk), pool.submit(_do, files, chunk, work)))
                 if len(pending) > 2 * workers:
                     n, future = pending.popleft()
                     take(n, future.result())
@@ -177,11 +175,11 @@ def _for_all(
     return findings
 
 
-def _do(split: Split, chunk: list[Item], work: Work) -> Findings:
+def _do(files: Sequence[File], chunk: list[Item], work: Work) -> Findings:
     findings = Findings()
     for index, read in chunk:
         try:
             findings.remarks.update(work(index, read()))
-        except (OSError, Unreadable) as error:
-            findings.unreadable.append((split.files[index].name, reason(error)))
+        except (OSError, MemoryError, Unreadable) as error:
+            findings.unreadable.append((files[index].name, reason(error)))
     return findings

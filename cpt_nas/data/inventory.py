@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.files)
 
+    @cached_property
     def digest(self) -> str:
         """Of the images' names, sizes and labels, in order; the same in a folder and an archive."""
         digest = hashlib.sha256()
@@ -69,9 +71,7 @@ class Split:
         line = f"{self.name}: {len(self)} images of {len(self.classes)} classes"
         line += f" ({few(self.classes)})"
         if self.passed_over:
-            kinds = ", ".join(f"{n} {shown(why)}" for why, n in self.passed_over.most_common(8))
-            line += f"; passed over {self.passed_over.total()}: {kinds}"
-            line += ", ..." if len(self.passed_over) > 8 else ""
+            line += f"; passed over {self.passed_over.total()}: {kinds(self.passed_over)}"
         for remark, n in sorted((remarks or {}).items()):
             line += f"; {n} {remark}"
         return line + (f"; not read: {', '.join(self.unread)}" if self.unread else "")
@@ -82,6 +82,12 @@ def few(names: Sequence[str], most: int = LISTED) -> str:
     more = len(names) - most
     listed = ", ".join(shown(name) for name in names[:most])
     return f"{listed} and {more} more" if more > 0 else listed
+
+
+def kinds(counts: Counter[str]) -> str:
+    """How many of each kind there are, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return few([f"{n} {why}" for why, n in ordered], 8)
 
 
 def class_order(name: str) -> tuple[Any, ...]:
@@ -176,23 +182,22 @@ def check_no_folder_is_lost(
         ValueError: a class would vanish without a word; names it and what it holds.
     """
     inside = {"", *occupied, *(above for folder in occupied for above in _above(folder))}
-    lost = [
+    lost = {
         folder
         for folder in {*folders, *(above for folder in folders for above in _above(folder))}
         if folder not in inside
         and hidden(folder) is None
         and not any(above in occupied for above in _above(folder))
-    ]
+    }
     tops = sorted((f for f in lost if posixpath.dirname(f) not in lost), key=class_order)
     if tops:
         within = Counter[str]()
         for folder, counts in reasons.items():
             if folder == tops[0] or folder.startswith(tops[0] + "/"):
-                within += counts
-        kinds = ", ".join(f"{n} {shown(why)}" for why, n in within.most_common(3))
+                within.update(counts)
         raise ValueError(
             f"data.root: {where}: no images in the folder {few(tops)}"
-            f" ({'only ' + kinds if kinds else 'empty'}); allowed: {', '.join(SUFFIXES)}"
+            f" ({'only ' + kinds(within) if within else 'empty'}); allowed: {', '.join(SUFFIXES)}"
         )
 
 
@@ -223,10 +228,11 @@ def class_names(where: str, folders: list[str], names: list[str]) -> list[str]:
         outside = [name for name, of_image in zip(names, classes) if of_image == ""]
         lie = "lies" if len(outside) == 1 else "lie"
         raise ValueError(f"data.root: {where}: {few(outside)} {lie} outside the class folders")
-    by_name = sorted(set(classes), key=class_order)
+    known = set(classes)
+    by_name = sorted(known, key=class_order)
     for name in by_name:
         for above in _above(name):
-            if above in by_name:
+            if above in known:
                 raise ValueError(
                     f"data.root: {where}: {shown(above)} holds both images and the folder"
                     f" {shown(name)} of images; a class is one folder"

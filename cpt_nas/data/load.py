@@ -15,9 +15,9 @@ from cpt_nas.data.decode import (
     LIMIT_BYTES,
     LISTED,
     UnreadableImages,
-    check_fits,
     check_split,
     decode_split,
+    fits,
 )
 from cpt_nas.data.formats import shown
 from cpt_nas.data.images import DIGITS, Images, load_digits
@@ -69,7 +69,11 @@ def load_data(
     console = console or Console(quiet=True)
     with progress_bar(console) as report:
         if data.name == "digits":
-            check_fits("digits", DIGITS, data.input_size, limit_bytes)
+            if not fits(DIGITS, data.input_size, limit_bytes):
+                raise ValueError(
+                    f"data.input_size: {list(data.input_size)}: the digits take more than"
+                    f" {limit_bytes / 2**30:.3g} GiB in memory; set a smaller one"
+                )
             return _in_memory(load_digits(data.input_size), data, train, rank, world)
         splits = _open_both(data, rank)
         if data.in_memory:
@@ -105,9 +109,7 @@ def _open_both(data: DataConfig, rank: int) -> tuple[Split, Split]:
     if data.download:  # by one process; the others find it there
         together(lambda: _open(data) if rank == 0 else None)
     train, test = together(lambda: _open(data))
-    check_agreement(
-        {"classes": list(train.classes), "training": train.digest(), "test": test.digest()}
-    )
+    check_agreement({"classes": list(train.classes), "training": train.digest, "test": test.digest})
     return train, test
 
 
@@ -146,7 +148,7 @@ def _decode(
         pixels, found = decode_split(split, data.input_size, data.workers, report, limit_bytes)
         if found.unreadable:
             raise _unreadable(split, found.unreadable, console)
-        return Images(pixels, split.labels, split.classes, split.digest()), found.remarks
+        return Images(pixels, split.labels, split.classes, split.digest), found.remarks
 
     images, remarks = together(work)
     _say(console, split.summary(remarks))

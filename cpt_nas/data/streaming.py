@@ -75,7 +75,7 @@ class LoaderBatches(Batches):
             "step_size": self.batch_size * self.world,
             "augment": self.data.augment,
             "seed": self.settings.seed,
-            "names_sizes_labels": [split.digest() for split in self.splits],
+            "names_sizes_labels": [split.digest for split in self.splits],
         }
 
     def train(self, epoch: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
@@ -109,7 +109,7 @@ class LoaderBatches(Batches):
                 message.removeprefix(f"{Unreadable.__module__}.Unreadable: ")
             ) from None
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker (pid"):
                 raise
             raise ValueError(
                 f"data.workers: {self.data.workers}: a process that reads images was ended, perhaps"
@@ -159,7 +159,7 @@ class SplitDataset(Dataset[tuple[Any, int]]):
         file = self.split.files[index]
         try:
             image = decode(self.split.origin.read(file), self.channels).image
-        except (OSError, Unreadable) as error:
+        except (OSError, MemoryError, Unreadable) as error:
             raise Unreadable(
                 f"data.root: {self.split.where}: {shown(file.name)} is not a readable image any"
                 f" more: {reason(error)}"

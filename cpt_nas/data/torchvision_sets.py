@@ -23,7 +23,11 @@ class TorchvisionSet(Origin):
         self.dataset = dataset
 
     def read(self, file: File) -> Image.Image:
-        image: Image.Image = self.dataset[file.at][0]
+        try:
+            image: Image.Image = self.dataset[file.at][0]
+        # Whatever torchvision stumbles over while it reads an image is the image's fault.
+        except Exception as error:
+            raise OSError(reason(error)) from None
         return image
 
 

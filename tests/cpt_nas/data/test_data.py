@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
@@ -17,59 +16,15 @@ from cpt_nas.data.images import Images, load_digits
 from cpt_nas.data.in_memory import MemoryBatches, shift_and_flip
 from cpt_nas.data.load import load_data
 from cpt_nas.train.recipe import TrainConfig
-
-SIZE = (3, 16, 16)
-CLASSES = ("cat", "dog")
-
-
-def image(value, size=(16, 16), mode="RGB"):
-    return Image.new(mode, size, value if mode == "L" else (value, value // 2, 255 - value))
-
-
-def encoded(value, suffix=".png", **kwargs):
-    stream = io.BytesIO()
-    image(value, **kwargs).save(stream, {".png": "PNG", ".jpg": "JPEG"}[suffix])
-    return stream.getvalue()
-
-
-def members(n=6, classes=CLASSES, suffix=".png", **kwargs):
-    """Member name -> content; the n-th image of a class is recognised by its value."""
-    return {
-        f"{name}/{i:03d}{suffix}": encoded(40 * c + i, suffix, **kwargs)
-        for c, name in enumerate(classes)
-        for i in range(n)
-    }
-
-
-def write_archive(path, content):
-    path.parent.mkdir(exist_ok=True, parents=True)
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
-        for name, data in content.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-
-
-def write_folder(path, content):
-    for name, data in content.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-
-
-def write_root(root, train=None, test=None, suffix=".tar.gz"):
-    write = write_folder if suffix == "" else write_archive
-    write(root / f"train{suffix}", members() if train is None else train)
-    write(root / f"test{suffix}", members(2) if test is None else test)
-    return root
-
-
-def load(root=None, batch_size=4, seed=0, channels_last=False, limit_bytes=2**30, **data):
-    values = {"name": "images", "root": str(root) if root else None, "input_size": SIZE}
-    return load_data(
-        DataConfig.from_mapping(values | data),
-        TrainConfig(batch_size=batch_size, seed=seed, channels_last=channels_last),
-        limit_bytes=limit_bytes,
-    )
+from tests.support.image_files import (
+    CLASSES,
+    SIZE,
+    encoded,
+    load,
+    members,
+    write_archive,
+    write_root,
+)
 
 
 def some_images(n=20, classes=2, size=SIZE, seed=0):
@@ -220,6 +175,12 @@ def one_line(caught):
         ({"name": "digits", "in_memory": False}, "data.in_memory: .* must be true"),
         ({"name": "digits", "input_size": (4, 8, 8)}, r"data.input_size: \[4, 8, 8\], must be"),
         ({"name": "digits", "input_size": (1, 0, 8)}, r"data.input_size: \[1, 0, 8\], must be"),
+        ({"name": "digits", "input_size": (3, 9**5, 9**5)}, "data.input_size: .* than 1 GiB in"),
+        ({"name": "digits", "mean": (float("nan"),) * 3}, r"data.mean: \[nan.* from 0 to 1"),
+        ({"name": "digits", "mean": (123.7, 116.3, 103.5)}, r"data.mean: \[123.* from 0 to 1"),
+        ({"name": "digits", "std": (0.5, 1e-300, 1)}, r"data.std: .* above 0"),
+        ({"name": "digits", "std": (0.5, float("inf"), 1)}, r"data.std: .* at most 1"),
+        ({"name": "digits", "workers": 1000000}, "workers: .* less than or equal to 256"),
         ({"name": "digits", "mean": (0.5,)}, r"data.mean: \[0.5\], must be 3 numbers"),
         ({"name": "digits", "std": (0.5, 0, 1)}, r"data.std: .* above 0"),
         ({"name": "digits", "train_limit": 1438}, "data.train_limit: 1438, must be from 1 to 1437"),
@@ -491,15 +452,15 @@ def test_large_sets_augment_alike_in_a_resumed_run(tmp_path):
         assert torch.equal(x, x2)
         assert torch.equal(y, y2)
     assert runs[0].steps == 4
-    assert runs[0].chosen.dataset is runs[0].training
+    assert len(runs[0].training) == 16
 
 
-def test_large_sets_refuse_what_timm_cannot_read(tmp_path, cifar):
+def test_large_sets_that_are_not_images_in_a_folder(tmp_path, cifar):
     root = write_root(tmp_path / "zipped")
     with pytest.raises(ValueError, match=r"train\.tar\.gz: unzip it first"):
         load(root, in_memory=False)
-    with pytest.raises(ValueError, match=r"data\.input_size: 1 channels, but images of torch/"):
-        load(cifar[0], name="torch/cifar10", in_memory=False, input_size=(1, 32, 32))
+    grey = load(cifar[0], name="torch/cifar10", in_memory=False, input_size=(1, 32, 32), workers=1)
+    assert next(grey.test())[0].shape == (4, 1, 32, 32)  # as in memory
     data = load(cifar[0], name="torch/cifar10", in_memory=False, input_size=(3, 32, 32), workers=1)
     assert data.steps == 12
     assert data.num_classes == 10
