@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import posixpath
 
+from hwprofiles.messages import escaped
+
 # Pillow's formats and the suffixes of their files. No other format is opened, whatever a file
 # claims to be: some of Pillow's readers start other programs.
 FORMATS = {
@@ -64,4 +66,4 @@ def passed_over(name: str) -> str | None:
 
 def shown(name: str) -> str:
     """A name as it may stand in a line: control characters and broken ones are escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    return escaped(name).replace("\n", r"\n")

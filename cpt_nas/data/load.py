@@ -13,7 +13,6 @@ from cpt_nas.data.batches import Batches, stratified
 from cpt_nas.data.config import DataConfig, LoaderSettings
 from cpt_nas.data.decode import (
     LIMIT_BYTES,
-    LISTED,
     UnreadableImages,
     check_split,
     decode_split,
@@ -31,6 +30,7 @@ from cpt_nas.data.inventory import (
 )
 from cpt_nas.data.processes import check_agreement, gather, together
 from cpt_nas.data.torchvision_sets import FOLDERS, torchvision_split
+from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import Report, progress_bar
 
 __all__ = ["Batches", "load_data"]
@@ -66,7 +66,7 @@ def load_data(
         ValueError: anything wrong with the settings or the files; one line that names it.
     """
     check_settings(data)
-    console = console or Console(quiet=True)
+    console = console or PlainConsole(quiet=True)
     with progress_bar(console) as report:
         if data.name == "digits":
             if not fits(DIGITS, data.input_size, limit_bytes):
@@ -171,9 +171,9 @@ def _check(
 def _unreadable(
     split: Split, unreadable: Sequence[tuple[str, str]], console: Console
 ) -> UnreadableImages:
-    """The error; where it is too short for all, the console gets a line an image."""
+    """The error; the console gets a line an image, since a line has no room for many."""
     error = UnreadableImages(split, unreadable)
-    if len(unreadable) > LISTED:
+    if len(unreadable) > 1:
         for name, why in error.unreadable:
             _say(console, f"{split.name}: {shown(name)}: {why}")
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,33 +89,42 @@ class LoaderBatches(Batches):
         else:
             inner.sampler.seed = self.settings.seed
             inner.sampler.set_epoch(epoch)
-        yield from self._on(device, itertools.islice(loader, self.steps))
+        yield from self._on(device, loader, self.steps)
 
     def test(self, device: torch.device | str = "cpu") -> Iterator[Batch]:
         yield from self._on(device, self._loader(self.testing, torch.device(device), False))
 
-    def _on(self, device: torch.device | str, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _on(
+        self, device: torch.device | str, loader: Any, steps: int | None = None
+    ) -> Iterator[Batch]:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        for x, y in self._plainly(batches):
-            yield x.to(device, memory_format=layout), y.to(device)
-
-    def _plainly(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; what a worker raises comes without its traceback."""
+        batches = itertools.islice(loader, steps)
         try:
-            yield from batches
-        except Unreadable as error:
+            for x, y in batches:
+                yield x.to(device, memory_format=layout), y.to(device)
+        except (Unreadable, RuntimeError) as error:
+            failure = self._plainly(error)
+            if failure is None:
+                raise
+            # Otherwise torch's frames would hold on to the workers in a circle, long after.
+            traceback.clear_frames(error.__traceback__)
+        else:
+            return
+        del batches  # ends the workers
+        raise ValueError(failure)
+
+    def _plainly(self, error: Exception) -> str | None:
+        """In one line what a worker says; None where it is not about the images."""
+        if isinstance(error, Unreadable):
             # torch puts the worker's traceback into the message, the original in the last line.
             message = str(error).strip().splitlines()[-1]
-            raise ValueError(
-                message.removeprefix(f"{Unreadable.__module__}.Unreadable: ")
-            ) from None
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
-                raise
-            raise ValueError(
-                f"data.workers: {self.data.workers}: a process that reads images was ended, perhaps"
-                " for want of memory; set fewer workers or a smaller train.batch_size"
-            ) from None
+            return message.removeprefix(f"{Unreadable.__module__}.Unreadable: ")
+        if str(error).startswith("DataLoader worker (pid"):
+            return (
+                f"data.workers: {self.data.workers}: a process that reads images was ended,"
+                " perhaps for want of memory; set fewer workers or a smaller train.batch_size"
+            )
+        return None
 
     def _loader(self, dataset: Any, device: torch.device, training: bool) -> Any:
         return create_loader(

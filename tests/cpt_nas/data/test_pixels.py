@@ -166,6 +166,7 @@ def test_why_an_image_cannot_be_read(content, why):
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged TIFF files
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_damaged_file_is_read_or_refused_in_one_line(kind, data):
     values = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)

@@ -50,13 +50,8 @@ def test_a_reader_that_dies_is_no_traceback(data, monkeypatch):
         list(data.train(0))
 
 
-def test_other_faults_keep_their_traceback(data, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(SplitDataset, "__getitem__", fail)
-    with pytest.raises(RuntimeError, match="a bug"):
-        list(data.train(0))
+def test_other_faults_keep_their_traceback(data):
+    assert data._plainly(RuntimeError("a bug")) is None
 
 
 # ---- as a user sees it -------------------------------------------------------------------------
@@ -87,7 +82,8 @@ def test_what_cannot_be_read_is_found_before_training(tmp_path, shell):
     assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: data.root: d/train: 12 of 20 images are not readable: ")
-    assert all(path.name in error for path in (huge, *bad))
+    for path, why in [(huge, "Image size (225000000"), *((p, "no image of a") for p in bad)]:
+        assert f"train: {path.parent.name}/{path.name}: {why}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
