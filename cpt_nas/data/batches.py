@@ -95,7 +95,7 @@ def per_channel(
         return None
     if len(values) != channels:
         raise ValueError(f"data.{field}: {list(values)}, must be {channels} numbers, one a channel")
-    # Not a number fails all comparisons. Numbers above 1 are those of images in [0, 255].
+    # Numbers above 1 are those of images in [0, 255].
     if field == "mean" and not all(0 <= value <= 1 for value in values):
         raise ValueError(f"data.mean: {list(values)}, must be from 0 to 1, as images are")
     if field == "std" and not all(LEAST_STD <= value <= 1 for value in values):
