@@ -50,7 +50,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def everything(folder: Path) -> dict[str, Any]:
-    """File -> what is in it, without what a clock has measured."""
+    """File -> what is in it, without what a clock has measured or a checkout says."""
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {name: _content(path) for name, path in files.items()}
 
@@ -63,7 +63,8 @@ def _content(path: Path) -> Any:
     if path.name == "history.csv":
         return pd.read_csv(path).drop(columns="epoch_s").to_csv()
     if path.name == "result.json":
-        return json.loads(path.read_text()) | {"wall_s": 0.0}
+        result = json.loads(path.read_text())
+        return {k: v for k, v in result.items() if k not in ("wall_s", "commit", "dirty")}
     return path.read_bytes()
 
 

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 
 import hwprofiles
 from cpt_nas.train import checkpoint_file
+from cpt_nas.train.checkpoint import settle_best
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.run_folder import load_run, read_recipe
 from cpt_nas.train.train import train
@@ -175,15 +177,24 @@ def test_going_back_to_an_older_checkpoint(run: Path) -> None:
     assert everything(run) == whole
 
 
-def test_a_best_checkpoint_that_is_gone_is_said_or_found(run: Path) -> None:
-    best = torch.load(run / LAST, weights_only=True)["best_epoch"]
-    train(SHORT, run, resume=True, console=QUIET)
-    for name in ("model_best.pth.tar", f"checkpoint-{best}.pth.tar"):
-        (run / name).unlink(missing_ok=True)
-    train(SHORT, run, resume=True, console=QUIET)
-    kept = {p.name: torch.load(p, weights_only=True) for p in run.glob("*.pth.tar")}
-    if "model_best.pth.tar" in kept:
-        assert kept["model_best.pth.tar"]["epoch"] == kept[LAST]["best_epoch"]
+@pytest.mark.parametrize("kept", [True, False], ids=["found", "gone"])
+@pytest.mark.parametrize("best", [None, b"damaged", 2], ids=["missing", "damaged", "another"])
+def test_the_best_checkpoint_is_the_best_epochs_or_not_there(
+    run: Path, best: bytes | int | None, kept: bool
+) -> None:
+    """The first of two epochs was the best; its own checkpoint may still be there."""
+    path, first = run / "model_best.pth.tar", run / "checkpoint-1.pth.tar"
+    right = first.read_bytes()
+    path.unlink()
+    if isinstance(best, bytes):
+        path.write_bytes(best)
+    elif best is not None:
+        shutil.copy(run / f"checkpoint-{best}.pth.tar", path)
+    if not kept:
+        first.unlink()
+    state: Any = SimpleNamespace(best_epoch=1, epoch=2)
+    assert settle_best(state, run) is kept
+    assert (path.read_bytes() if path.exists() else None) == (right if kept else None)
 
 
 # ---- the recipe ------------------------------------------------------------------------------
@@ -241,11 +252,10 @@ def profiled(folder: Path, name: str) -> tuple[Recipe, Path]:
     path = folder / "profile.yaml"
     hwprofiles.save(synthetic_profile(model, name, (1, 8, 8)), path)
     search = {"profile": str(path), "latency_budget": 0.6, "log_gamma": None, "theta_lr": None}
-    return recipe(data={"train_limit": 64}, train={"epochs": 3}, search=search), path
+    return recipe(data={"train_limit": 64}, train={"epochs": 2}, search=search), path
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-@pytest.mark.parametrize("fate", ["measured anew", "moved"])
+@pytest.mark.parametrize(("epochs", "fate"), [(0, "moved"), (1, "measured anew")])
 def test_a_run_goes_on_with_its_own_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, fate: str
 ) -> None:
@@ -282,7 +292,7 @@ def test_a_profile_that_was_changed_in_the_run_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_a_retraining_goes_on_with_its_own_structure(tmp_path: Path, epochs: int) -> None:
     train(SHORT, tmp_path / "found", console=QUIET)
-    values = SHORT.model_dump() | {"search": None}
+    values = recipe(data={"train_limit": 64}, train={"epochs": 2}, search=None).model_dump()
     values["model"]["structure"] = str(tmp_path / "found" / "structure.json")
     again = Recipe.from_mapping(values)
     train(again, tmp_path / "whole", console=QUIET)

@@ -33,8 +33,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return everything(folder)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("function", ["save_last", "write_rest"])
+@pytest.mark.parametrize(
+    ("sent", "code", "function"),
+    [(signal.SIGINT, 130, "save_last"), (signal.SIGTERM, 143, "write_rest")],
+)
 def test_a_signal_leaves_with_a_line_and_its_code(
     cpt_nas: Shell,
     tmp_path: Path,
@@ -97,7 +99,7 @@ def full_after(n: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "fsync", full)
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 5, 8, 14])
+@pytest.mark.parametrize("n", [1, 5, 7, 14])
 def test_a_full_disk_is_named_and_the_run_goes_on(tmp_path: Path, whole: dict, n: int) -> None:
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError) as caught:
