@@ -1,8 +1,8 @@
 """The two forms that most residual blocks have, each branch a chain of modules.
 
 ``residual_block``: ``x = x + chain(x)``, once or several times: the transformers and what is built
-like them. When branches go, the block runs the ones that are left (:func:`run_chains`); its class
-and its modules stay, so weights and cuts go on as before.
+like them. When branches go, the block runs the ones that are left (:mod:`remainder`); it and its
+modules stay, so weights and cuts go on as before.
 
 ``chain_block``: ``act(chain(pre(x)) + shortcut(x))``: the ResNets. Without the branch, what is left
 of the shortcut stands in the block's place.
@@ -13,78 +13,17 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from types import MethodType
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from timm.layers import Conv2dSame
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import flatten, has, is_silent, unit_groups
 from cpt_nas.adapters.known import unlike_its_class
-
-
-@dataclass(frozen=True)
-class Via:
-    """A module that the block calls through a method of its own (windows cut out before)."""
-
-    method: str
-    module: str
-
-
-Step = str | Via | Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """One branch: ``x = base(x) + steps(x)``.
-
-    Attributes:
-        steps: names of modules in calling order, or of parameters that scale; methods; functions.
-        base: the module that the skip connection passes; '' where it is the input itself.
-        before: a module that the stream passes before the branch begins; '' where there is none.
-        calls: functions that the block calls for this branch alone, as ':roll'.
-    """
-
-    steps: tuple[Step, ...]
-    base: str = ""
-    before: str = ""
-    calls: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modules and parameters."""
-        named = [s.module if isinstance(s, Via) else s for s in self.steps]
-        return tuple(s for s in named if isinstance(s, str))
-
-
-def run_chains(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The forward pass of a block some of whose branches are gone; the shape stays.
-
-    Further arguments go to the modules that the block hands them to, and are ignored where those
-    are gone.
-    """
-    chains, takes_args, after = block.left_chains
-    for chain in chains:
-        x = getattr(block, chain.before)(x) if chain.before else x
-        y = x
-        for step in chain.steps:
-            if isinstance(step, Via):
-                method = getattr(block, step.method)
-                y = method(y, *args, **kwargs) if step.module in takes_args else method(y)
-            elif isinstance(step, str):
-                part = getattr(block, step)
-                if isinstance(part, nn.Module):
-                    y = part(y, *args, **kwargs) if step in takes_args else part(y)
-                else:
-                    y = part * y
-            else:
-                y = step(y)
-        x = getattr(block, chain.base)(x) if chain.base else x
-        x = x + y if chain.steps else x
-    return getattr(block, after)(x) if after else x
+from cpt_nas.adapters.remainder import Chain, Remainder, Step, become, remainder_of
 
 
 def residual_block(
@@ -109,7 +48,10 @@ def residual_block(
         held = [replace(c, steps=tuple(s for s in c.steps if _held(block, s))) for c in given]
         held = [c for c in held if any(_parameters(block, n) for n in c.names)]
         end = after if after and not is_silent(getattr(block, after)) else ""
-        return [_branch(block, held, index, takes_args, end) for index in range(len(held))]
+        names = {name for chain in held for name in chain.names}
+        scales = tuple(n for n in sorted(names) if isinstance(getattr(block, n), nn.Parameter))
+        whole = Remainder(cls, tuple(held), scales, takes_args, end)
+        return [_branch(block, whole, index) for index in range(len(held))]
 
     REGISTRY.add(cls)(adapter)
 
@@ -118,18 +60,18 @@ def _held(block: nn.Module, step: Step) -> bool:
     return not isinstance(step, str) or getattr(block, step, None) is not None
 
 
-def _branch(
-    block: nn.Module, chains: Sequence[Chain], index: int, takes_args: tuple[str, ...], after: str
-) -> Branch:
+def _branch(block: nn.Module, whole: Remainder, index: int) -> Branch:
     """One branch of such a block, named after the module that does the work in it."""
+    chains = whole.chains
     chain = chains[index]
-    modules = [n for n in chain.names if isinstance(getattr(block, n), nn.Module)]
-    scales = [n for n in chain.names if n not in modules]
+    scales = [n for n in chain.names if n in whole.scales]
+    modules = [n for n in chain.names if n not in scales]
     alone = [n for n in modules if sum(n in c.names for c in chains) == 1]
+    told = [n for n in alone if {"set_window_size", "rel_pos"} & set(dir(getattr(block, n)))]
 
-    def remove(now: Any) -> nn.Module:
-        held = now.left_chains[0] if "left_chains" in now.__dict__ else tuple(chains)
-        left = [replace(c, steps=()) if c == chain else c for c in held]
+    def remove(now: nn.Module) -> nn.Module:
+        held = remainder_of(now) or whole
+        left = [replace(c, steps=()) if c == chain else c for c in held.chains]
         passed = [[n for n in (c.base, c.before) if n] for c in left]
         works = [any(not is_silent(getattr(now, n)) for n in names) for names in passed]
         left = [c for c, does in zip(left, works) if c.steps or does]
@@ -137,14 +79,12 @@ def _branch(
             if parametrize.is_parametrized(now, name):
                 parametrize.remove_parametrizations(now, name, leave_parametrized=False)
             delattr(now, name)
-        now.left_chains = (tuple(left), takes_args, after)
-        now.forward = MethodType(run_chains, now)
-        module: nn.Module = now
-        return module
+        told_of, idle = (*held.told, *told), (*held.idle, *chain.methods)
+        return become(now, replace(held, chains=tuple(left), told=told_of, idle=idle))
 
     groups, uncut = unit_groups(block, modules)
     # Of what the block itself calls, the scalings and additions of all its branches are in order.
-    scaled = [bool([n for n in c.names if n in _scales(block, c)]) for c in chains]
+    scaled = [any(n in whole.scales for n in c.names) for c in chains]
     calls = [_nth(":add", index)]
     calls += [_nth(":mul", sum(scaled[:index]))] if scaled[index] else []
     return Branch(
@@ -156,10 +96,6 @@ def _branch(
         remove=remove,
         uncut=uncut,
     )
-
-
-def _scales(block: nn.Module, chain: Chain) -> list[str]:
-    return [n for n in chain.names if isinstance(getattr(block, n), nn.Parameter)]
 
 
 def _nth(call: str, index: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from timm.models.gcvit import GlobalContextVitBlock
 
-from cpt_nas.adapters.residual import Via, residual_block
+from cpt_nas.adapters.remainder import Via
+from cpt_nas.adapters.residual import residual_block
 
 residual_block(
     GlobalContextVitBlock,

@@ -10,7 +10,8 @@ from timm.models.maxxvit import (
     TransformerBlock2d,
 )
 
-from cpt_nas.adapters.residual import Chain, Via, chain_block, residual_block
+from cpt_nas.adapters.remainder import Chain, Via
+from cpt_nas.adapters.residual import chain_block, residual_block
 
 chain_block(
     MbConvBlock,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from timm.models.metaformer import MetaFormerBlock
 
-from cpt_nas.adapters.residual import Chain, residual_block
+from cpt_nas.adapters.remainder import Chain
+from cpt_nas.adapters.residual import residual_block
 
 residual_block(
     MetaFormerBlock,

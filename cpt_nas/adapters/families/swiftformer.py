@@ -5,7 +5,8 @@ from __future__ import annotations
 from timm.models.swiftformer import Block, ConvEncoder, LocalRepresentation, Mlp
 
 from cpt_nas.adapters.chains import CONTAINERS
-from cpt_nas.adapters.residual import Chain, residual_block
+from cpt_nas.adapters.remainder import Chain
+from cpt_nas.adapters.residual import residual_block
 
 CONTAINERS[Mlp] = ("norm1", "fc1", "act", "drop", "fc2")
 _ENCODER = ("dwconv", "norm", "pwconv1", "act", "pwconv2", "layer_scale", "drop_path")
