@@ -35,8 +35,8 @@ def without_every_second_branch(family: str, first: int = 0) -> tuple[nn.Module,
     return cut_to(model, structure), torch.randn(2, 3, size, size)
 
 
-# By what their blocks do: arguments, methods, scales, functions, a base, a norm behind, replaced.
-PICKLED = ["vit", "swin", "swinv2_cr", "xcit", "mixer", "poolformer", "beit", "dla", "nfnet"]
+# By what their blocks do: arguments, methods, scales, functions; another class in their place.
+PICKLED = ["vit", "swin", "xcit", "mixer", "dla"]
 
 
 def test_another_process_loads_a_whole_model(tmp_path: Path) -> None:
