@@ -27,7 +27,8 @@ from cpt_nas.search.search import Search
 from cpt_nas.sections import ConfigError
 from cpt_nas.train.checkpoint_file import BEST, LAST
 from cpt_nas.train.recipe import Recipe, load_recipe
-from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns, required
+from cpt_nas.train.run_checks import read_result, read_table
+from cpt_nas.train.run_rows import HistoryRow, LayerRow, columns
 from hwprofiles import Profile
 from hwprofiles.files import write_whole
 from hwprofiles.yaml_file import dump_yaml
@@ -40,7 +41,6 @@ TABLES = (
 )
 FILES = (RECIPE, ARGS, PROFILE, STRUCTURE, RESULT, LAST, BEST, *TABLES)
 """The files of a run, each written whole or not at all; beside them the checkpoints of epochs."""
-RUNNING_KEYS = ("status", "kind", "model")
 PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
 
 
@@ -271,17 +271,14 @@ def load_run(folder: Path, name: str | None = None) -> Run:
         except ValueError as error:
             raise ValueError(f"run: {folder}: {STRUCTURE}: {error}") from None
     layers = _table(folder, "layers.csv", columns(LayerRow), finished)
-    if layers is not None:
-        layers["branch"] = layers["branch"].fillna("")
     history = _table(folder, "history.csv", columns(HistoryRow), finished)
     if history is None:
         history = pd.DataFrame({column: pd.Series(dtype=float) for column in columns(HistoryRow)})
     trace = _table(folder, "search.csv", TRACE_COLUMNS, must_exist=False)
     removed = _table(folder, "removed.csv", REMOVED_COLUMNS, must_exist=False)
     allocations = _table(folder, "allocations.csv", ALLOCATION_COLUMNS, must_exist=False)
-    for table in (removed, allocations):
-        if table is not None:
-            table["group"] = table["group"].fillna("")
+    if trace is not None:
+        _check_trace(folder, trace)
     return Run(
         name=name or folder.resolve().name,
         folder=folder,
@@ -296,47 +293,28 @@ def load_run(folder: Path, name: str | None = None) -> Run:
     )
 
 
+def _check_trace(folder: Path, trace: pd.DataFrame) -> None:
+    for column in trace.columns:
+        kind, of, name = str(column).partition(":")
+        if of and kind == "log_gamma":
+            for needed in (f"cost:{name}", f"target:{name}"):
+                if needed not in trace.columns:
+                    raise ValueError(f"run: {folder}: search.csv has no column {needed}")
+
+
 def _result(folder: Path) -> dict[str, Any]:
-    path = folder / RESULT
     try:
-        result = json.loads(path.read_text(), parse_constant=_no_number)
-    except FileNotFoundError:
-        raise ValueError(f"run: {folder} has no result.json; is it a run folder?") from None
-    except (ValueError, RecursionError) as error:  # json's and decoding errors are ValueErrors
-        raise ValueError(f"run: {folder}: result.json is not JSON: {error}") from None
-    status = result.get("status") if isinstance(result, dict) else None
-    if status not in ("finished", "running"):
-        raise ValueError(
-            f"run: {folder}: result.json: status is {status!r}, must be finished or running"
-        )
-    missing = [
-        k for k in (required(Result) if status == "finished" else RUNNING_KEYS) if k not in result
-    ]
-    if missing:
-        raise ValueError(f"run: {folder}: result.json has no {', '.join(missing)}")
-    return dict(result)
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"holds {name}, which is no JSON")
+        return read_result(folder / RESULT)
+    except ValueError as error:
+        raise ValueError(f"run: {folder}: {error}") from None
 
 
 def _table(folder: Path, name: str, needed: Sequence[str], must_exist: bool) -> pd.DataFrame | None:
-    path = folder / name
-    if not path.exists():
+    if not (folder / name).exists():
         if must_exist:
             raise ValueError(f"run: {folder} has no {name}, although it is finished")
         return None
     try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as error:  # pandas' parser and decoding errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise ValueError(f"run: {folder}: {name} is not a CSV table: {reason}") from None
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        raise ValueError(f"run: {folder}: {name} has no column {', '.join(missing)}")
-    texts = ("name", "type", "branch", "group")
-    for column in needed:
-        if column not in texts and not pd.api.types.is_numeric_dtype(table[column]):
-            raise ValueError(f"run: {folder}: {name}: column {column} must hold numbers")
-    return table
+        return read_table(folder / name, needed)
+    except ValueError as error:
+        raise ValueError(f"run: {folder}: {error}") from None
