@@ -14,6 +14,7 @@ from rich.console import Console
 import hwprofiles
 from cpt_nas.train.run_folder import Run
 from hwprofiles import Profile
+from hwprofiles.messages import naming
 from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import progress_bar
 
@@ -113,18 +114,23 @@ def describe_setting(profile: Profile) -> str:
 
 
 def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], list[str]]:
-    """(run name -> seconds, names of runs with layers that the profile does not know)."""
+    """(run name -> seconds, names of runs with layers that the profile does not know).
+
+    Raises:
+        ValueError: a run whose structure cannot be built; names its folder.
+    """
     from cpt_nas.costs.cost_model import predict_latency
 
     seconds, unknown = {}, []
     for run in runs:
         assert run.structure is not None, "finished"
-        dense = timm.create_model(run.structure.architecture, **run.structure.model_kwargs)
         example = torch.zeros(1, *run.recipe.data.input_size)
-        try:
-            seconds[run.name] = predict_latency(run.structure, profile, dense, example)
-        except hwprofiles.MissingLayers:
-            unknown.append(run.name)
+        with naming(f"run: {run.folder}: its structure.json does not make a network"):
+            dense = timm.create_model(run.structure.architecture, **run.structure.model_kwargs)
+            try:
+                seconds[run.name] = predict_latency(run.structure, profile, dense, example)
+            except hwprofiles.MissingLayers:
+                unknown.append(run.name)
     return seconds, unknown
 
 
@@ -159,11 +165,8 @@ def load_export(run: Run) -> torch.nn.Module:
     for file in ("config.json", "model.safetensors"):
         if not (run.export / file).is_file():
             raise ValueError(f"run: {run.folder} has no export/{file}, although it is finished")
-    try:
+    with naming(f"run: {run.folder}: export cannot be loaded"):
         model: torch.nn.Module = timm.create_model(f"local-dir:{run.export}", pretrained=True)
-    except Exception as error:  # timm, safetensors and json each have their own
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"run: {run.folder}: export cannot be loaded: {reason}") from None
     return model
 
 

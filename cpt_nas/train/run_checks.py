@@ -39,7 +39,7 @@ def read_result(path: Path) -> dict[str, Any]:
             says which.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
     except FileNotFoundError:
         raise ValueError("has no result.json; is it a run folder?") from None
     except (ValueError, RecursionError) as error:  # json's and decoding errors are ValueErrors
@@ -57,8 +57,10 @@ def read_result(path: Path) -> dict[str, Any]:
     return dict(result)
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"holds {name}, which is no JSON")
+def _constant(name: str) -> None:
+    """What Python writes for a float that JSON does not have: NaN is what is not known."""
+    if name != "NaN":
+        raise ValueError(f"holds {name}, which is no JSON")
 
 
 def _faults(result: dict[str, Any]) -> Iterator[str]:
@@ -75,7 +77,7 @@ def _faults(result: dict[str, Any]) -> Iterator[str]:
     if result["kind"] not in KINDS:
         yield f"kind is {shortened(result['kind'])}, must be one of {', '.join(KINDS)}"
     for key in ("macs_dense", "params_dense"):
-        if (result.get(key) or 1) <= 0:
+        if result.get(key) is not None and result[key] <= 0:
             yield f"{key} is {result[key]}, must be above 0"
     budgets = result.get("budgets") or {}
     for measure in budgets:

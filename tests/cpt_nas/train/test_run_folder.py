@@ -13,7 +13,7 @@ from cpt_nas.search.records import ALLOCATION_COLUMNS, REMOVED_COLUMNS, TRACE_CO
 from cpt_nas.search.search import Search
 from cpt_nas.train import run_folder
 from cpt_nas.train.run_folder import load_run
-from cpt_nas.train.run_rows import HistoryRow, LayerRow, columns, required
+from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns, required
 from cpt_nas.train.train import train
 from tests.support.trainings import QUIET, recipe
 
@@ -78,7 +78,7 @@ def test_what_is_checked_on_reading_is_what_is_written(written: Written) -> None
     assert tuple(run.allocations) == ALLOCATION_COLUMNS
     dynamic = {f"{what}:{m}" for what in ("log_gamma", "target", "cost") for m in run.budgets}
     assert set(run.trace) == {*TRACE_COLUMNS, *dynamic}
-    assert set(required(run_folder.Result)) <= set(run.result)
+    assert set(required(Result)) <= set(run.result)
 
 
 @pytest.mark.parametrize(
