@@ -45,6 +45,7 @@ def cut(kwargs=KWARGS):
     """layer1.0 gone, 3 of 8 units left in layer2.0, all of layer3.0."""
     values = dense(kwargs).model_dump()
     values["branches"]["layer1.0"]["kept"] = False
+    values["branches"]["layer1.0"]["units"]["act1"]["kept"] = []
     values["branches"]["layer2.0"]["units"]["act1"]["kept"] = [1, 4, 6]
     return Structure.model_validate(values)
 

@@ -65,6 +65,7 @@ def test_a_key_that_is_not_what_it_should_be_is_named(
     refused(run, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_any_key_or_cell_may_be_missing(run: Path, name: str, tmp_path: Path) -> None:
     """Each in turn: it is named, or the report comes without it."""
@@ -79,6 +80,7 @@ def test_any_key_or_cell_may_be_missing(run: Path, name: str, tmp_path: Path) ->
     load_run(run)
 
 
+@pytest.mark.slow
 def test_any_key_of_the_result_may_be_missing(run: Path, tmp_path: Path) -> None:
     path = run / "result.json"
     whole = json.loads(path.read_text())
@@ -98,6 +100,20 @@ def written(run: Path, out: Path, named: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cpt_nas.report.report._png", lambda figure: b"")
         report([run], out, console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        *(("history.csv", "epoch"), ("layers.csv", "type"), ("search.csv", "step")),
+        *(("allocations.csv", "branch"), ("layers.csv", "macs"), ("history.csv", "macs_ratio")),
+    ],
+)
+def test_an_empty_cell_is_named(run: Path, name: str, column: str) -> None:
+    table = pd.read_csv(run / name, dtype=str)
+    table.loc[1, column] = None
+    table.to_csv(run / name, index=False)
+    refused(run, f"{name}: column {column} is empty in row 2")
 
 
 @pytest.mark.parametrize(
@@ -127,9 +143,10 @@ def test_a_layer_that_is_called_like_a_number_keeps_its_name(run: Path) -> None:
     assert found is not None and found["name"][0] == "0.10"
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SHARED = [HealthCheck.function_scoped_fixture]  # each example puts the file back
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=SHARED)
 @given(name=st.sampled_from((*TABLES, "result.json")), at=st.floats(0, 1), byte=st.integers(0, 255))
 def test_a_byte_that_changed_is_read_or_named(run: Path, name: str, at: float, byte: int) -> None:
     path = run / name
