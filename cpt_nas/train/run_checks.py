@@ -23,12 +23,16 @@ from hwprofiles.yaml_file import shortened
 RUNNING_KEYS = ("status", "kind", "model")
 KINDS = ("search", "retrain", "dense")
 TEXTS = ("name", "type", "branch", "group")
-# Text and numbers that need not be there: no branch, no group, no search, not yet estimated.
-MAY_BE_EMPTY = (
-    *("branch", "group", "log_gamma", "test_loss", "test_acc"),
-    *("theta", "driven_down", "importance", "noise", "marginal_cost"),
-    *("importance_per_cost", "threshold_importance_per_cost"),
-)
+# File -> columns that need not be filled: no branch, no group, no search, not yet estimated.
+MAY_BE_EMPTY = {
+    "history.csv": ("log_gamma", "test_loss", "test_acc"),
+    "layers.csv": ("branch",),
+    "removed.csv": ("group", "theta", "driven_down"),
+    "allocations.csv": (
+        *("group", "theta", "importance", "noise", "marginal_cost"),
+        *("importance_per_cost", "threshold_importance_per_cost"),
+    ),
+}
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -114,7 +118,7 @@ def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame:
             raise ValueError(f"{path.name}: column {column} must hold numbers")
     for column in needed:
         empty = table[column].isna()
-        if empty.any() and column not in MAY_BE_EMPTY:
+        if empty.any() and column not in MAY_BE_EMPTY.get(path.name, ()):
             row = int(empty.to_numpy().argmax())
             raise ValueError(f"{path.name}: column {column} is empty in row {row + 1}")
     for column in table.columns.intersection(["branch", "group"]):
