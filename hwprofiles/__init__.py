@@ -10,6 +10,7 @@ from hwprofiles.measure import measure, time_models
 from hwprofiles.processor import usable_cores
 from hwprofiles.profile_file import MissingLayers, Profile, ProfileError, load, save
 from hwprofiles.target import Target, require_target
+from hwprofiles.time_limit import TimeLimit
 from hwprofiles.timing import Measurement
 from hwprofiles.tracing import trace
 from hwprofiles.validation import validate, validation_networks, with_validation
@@ -25,6 +26,7 @@ __all__ = [
     "Profile",
     "ProfileError",
     "Target",
+    "TimeLimit",
     "__version__",
     "build",
     "calibrate",

@@ -10,11 +10,13 @@ import typer
 
 from hwprofiles._version import __version__
 from hwprofiles.options import (
+    TIME_LIMIT_S,
     BatchSize,
     ChannelsLast,
     DeviceType,
     Dtype,
     InputSize,
+    Limit,
     ModelKwargs,
     Models,
     Modules,
@@ -26,6 +28,7 @@ from hwprofiles.options import (
     Threads,
     check_output,
     create_models_at,
+    limited,
 )
 from hwprofiles.processor import usable_cores
 from hwprofiles.profile_file import json_schema, load, save, seal
@@ -51,6 +54,7 @@ def measure(
     name: Name = None,
     rounds: NumRounds = 15,
     seconds: Seconds = 8.0,
+    time_limit: Limit = TIME_LIMIT_S,
     seed: Seed = 0,
 ) -> None:
     """Measure every layer of some models, and the models, on this device.
@@ -76,7 +80,7 @@ def measure(
             rounds=rounds,
             min_s=seconds,
             seed=seed,
-            progress=report,
+            progress=limited(report, time_limit, seconds),
         )
     save(profile, output)
     show_summary(profile)

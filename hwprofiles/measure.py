@@ -32,6 +32,7 @@ from hwprofiles.schema import (
     Sweep,
     SweepPoint,
     Workload,
+    check_name,
 )
 from hwprofiles.timing import (
     MIN_ROUNDS,
@@ -92,21 +93,30 @@ def measure(
         raise ValueError(f"dtype: {dtype!r}, allowed are {', '.join(DTYPES)}")
     if not models:
         raise ValueError("models: none given, at least one is needed")
+    for field, value in [("name", name), *(("models", label) for label in models)]:
+        if value is not None:
+            check_name(field, value)
     setting = Setting(check_device(device), DTYPES[dtype], batch_size, channels_last, threads)
+    report = progress or (lambda stage, done, total: None)
     begin = time.perf_counter()
     with pinned(setting):
         networks = {label: place(model, setting) for label, model in models.items()}
         x = example_input(setting, size)
-        traced = {label: trace_all(network, x) for label, network in networks.items()}
+        traced = {}
+        for i, (label, network) in enumerate(networks.items()):
+            report("tracing", i, len(networks))
+            traced[label] = trace_all(network, x)
+        report("tracing", len(networks), len(networks))
         unique = {s.signature: s for t in traced.values() for s in t.layers}
         divisor, contention = _sweep_channel_divisor(traced, setting, min_s, seed, progress)
         timed = _time_everything(
             traced, networks, x, divisor.value, setting, rounds, min_s, seed, progress
         )
-        memories = {
-            label: _memory(network, x, traced[label], threads)
-            for label, network in networks.items()
-        }
+        memories = {}
+        for i, (label, network) in enumerate(networks.items()):
+            report("memory", i, len(networks))
+            memories[label] = _memory(network, x, traced[label], threads)
+        report("memory", len(networks), len(networks))
     workload = Workload(
         device="cuda" if device == "cuda" else "cpu",
         models=list(models),

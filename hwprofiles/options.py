@@ -10,10 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from hwprofiles.files import try_writing
 from hwprofiles.messages import naming
 from hwprofiles.models import check_size, create_model
 from hwprofiles.output import refuse_foreign_file
 from hwprofiles.profile_file import ProfileError, load
+from hwprofiles.time_limit import TimeLimit
+from hwprofiles.timing import Progress
 from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
 
 
@@ -50,6 +53,17 @@ NumRounds = Annotated[int, typer.Option(min=10, help="Readings of every point, a
 Seconds = Annotated[
     float, typer.Option(min=0, max=86400, callback=_a_number, help="Measure for at least so long.")
 ]
+Limit = Annotated[
+    float,
+    typer.Option(
+        "--time-limit",
+        min=1,
+        max=7 * 86400,
+        callback=_a_number,
+        help="Give up after so many seconds, before anything is written.",
+    ),
+]
+TIME_LIMIT_S = 1800.0
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of whatever is drawn.")]
 
 
@@ -141,13 +155,25 @@ def key_value(pair: str) -> tuple[str, Any]:
 
 
 def check_output(path: Path) -> None:
-    """Make the folder of a file to be written.
+    """Try, before anything is measured, whether a profile can be written.
 
     Raises:
         ValueError: the file is a folder, or there and not a profile.
+        OSError: it cannot be written there; names it and the reason, such as no space left.
     """
     refuse_foreign_file(path, "a profile", _is_profile)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try_writing(path)
+
+
+def limited(report: Progress, time_limit: float, seconds: float) -> TimeLimit:
+    """``report``, which from now on ends a measurement that takes too long.
+
+    Raises:
+        ValueError: the limit is below the time that is asked for.
+    """
+    if time_limit <= seconds:
+        raise ValueError(f"time-limit: {time_limit:g}, must be above --seconds, {seconds:g}")
+    return TimeLimit(time_limit, report)
 
 
 def _is_profile(path: Path) -> bool:

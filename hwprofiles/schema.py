@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from hwprofiles.layers import Form
+from hwprofiles.yaml_file import shortened
 
 SCHEMA_VERSION = "1.2"
 
@@ -32,13 +33,28 @@ Off = Annotated[float, Field(ge=-1, le=1e6)]  # one number over another, less 1
 Text = Annotated[str, Field(max_length=1000)]
 
 
+MAX_NAME = 200  # characters
+
+
+def check_name(field: str, value: str) -> None:
+    """Check the name of a profile or a model before anything is measured under it.
+
+    Raises:
+        ValueError: it is empty, too long, or not printable in one line.
+    """
+    if not 0 < len(value) <= MAX_NAME or not value.isprintable():
+        raise ValueError(
+            f"{field}: {shortened(value)}, allowed are 1 to {MAX_NAME} printable characters"
+        )
+
+
 def _printable(value: str) -> str:
     if not value.isprintable():
         raise ValueError("must be printable characters in one line")
     return value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
 
 
 class Section(BaseModel):

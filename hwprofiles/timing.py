@@ -171,7 +171,8 @@ def measure_rounds(
             short against drift.
         min_s: go on for so many seconds.
         seed: of the order within a round.
-        progress: called with ('warm-up' | 'rounds', done, total).
+        progress: called with ('warm-up' | 'rounds', done, total) before every block and chain, so
+            that a slow one is not waited for in silence.
         reference_s: the anchor's time in the session that this one is to be compared with; default
             is its median in this one.
 
@@ -186,17 +187,19 @@ def measure_rounds(
     anchor_repeats = _calls_per_block(anchor, timer, block_s / 2 / ANCHOR_BLOCKS)
     repeats = {}
     long = set()
+    warm_ups = len(blocks) + WARM_UP_ROUNDS
     for i, (label, case) in enumerate(blocks.items()):
+        report("warm-up", i, warm_ups)
         if timer.block(case, 1).seconds > LONG_CALL_S:
             long.add(label)
             repeats[label] = 1
         else:
             repeats[label] = _calls_per_block(case, timer, block_s)
-        report("warm-up", i + 1, len(blocks) + WARM_UP_ROUNDS)
     for i in range(WARM_UP_ROUNDS):
         for chain in chains:
+            report("warm-up", len(blocks) + i, warm_ups)
             timer.sequence([case for _, case in chain])
-        report("warm-up", len(blocks) + i + 1, len(blocks) + WARM_UP_ROUNDS)
+    report("warm-up", warm_ups, warm_ups)
     start = timer.now()
     meter = ContentionMeter()
 
@@ -210,7 +213,7 @@ def measure_rounds(
             anchors.append(Reading(short[-1].at, seconds))
 
     clean: Counter[str] = Counter()
-    done = 0
+    done, planned = 0, rounds
     while (
         done < rounds
         or timer.now() - start < min_s
@@ -220,12 +223,14 @@ def measure_rounds(
         labels = list(blocks)
         order.shuffle(labels)
         for label in labels:
+            report("rounds", done, planned)
             read_anchor()
             if label not in long:
                 blocks[label]()  # brings its own data back into the caches
             reading = timer.block(blocks[label], repeats[label])
             this_round[label] = [_per_call(reading, repeats[label])]
         for chain in order.sample(list(chains), len(chains)):
+            report("rounds", done, planned)
             read_anchor()
             times = timer.sequence([case for _, case in chain])
             for (label, _), reading in zip(chain, times, strict=True):
@@ -235,7 +240,8 @@ def measure_rounds(
             clean[label] += not all(r.interrupted for r in values)
         done += 1
         elapsed = timer.now() - start
-        report("rounds", done, max(rounds, done, math.ceil(done * min_s / max(elapsed, 1e-9))))
+        planned = max(rounds, done + 1, math.ceil(done * min_s / max(elapsed, 1e-9)))
+    report("rounds", done, done)
     read_anchor()
     contention = meter.read(timer.threads)
     slowness, reference = _slowness(anchors, reference_s)

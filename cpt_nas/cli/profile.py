@@ -11,11 +11,13 @@ from torch import nn
 import hwprofiles
 from cpt_nas.cli.options import EXTRAS
 from hwprofiles.options import (
+    TIME_LIMIT_S,
     BatchSize,
     ChannelsLast,
     DeviceType,
     Dtype,
     InputSize,
+    Limit,
     ModelKwargs,
     Models,
     Modules,
@@ -28,6 +30,7 @@ from hwprofiles.options import (
     check_output,
     create_models,
     create_models_at,
+    limited,
 )
 from hwprofiles.show import show_summary
 from hwprofiles.terminal import Report, missing_extra, progress_bar
@@ -52,6 +55,7 @@ def profile(
     name: Name = None,
     rounds: NumRounds = 15,
     seconds: Seconds = 8.0,
+    time_limit: Limit = TIME_LIMIT_S,
     structures: Structures = 30,
     seed: Seed = 0,
 ) -> None:
@@ -68,7 +72,8 @@ def profile(
     built, size = create_models_at(models, modules or [], input_size, model_kwargs or [])
     _need_branches(built)
     check_output(output)
-    with progress_bar() as report:
+    with progress_bar() as shown:
+        report = limited(shown, time_limit, seconds)
         made = hwprofiles.measure(
             built,
             size,
@@ -104,6 +109,7 @@ def validate_profile(
     model_kwargs: ModelKwargs = None,
     rounds: NumRounds = 10,
     seconds: Seconds = 8.0,
+    time_limit: Limit = TIME_LIMIT_S,
     allow_foreign: Annotated[
         bool, typer.Option("--allow-foreign", help="The profile may be of another machine.")
     ] = False,
@@ -123,7 +129,9 @@ def validate_profile(
     defaults = {"in_chans": known.workload.input_size[0]}
     built = create_models([model], modules or [], defaults, model_kwargs or [])
     _need_branches(built)
-    with progress_bar() as report:
+    check_output(file)
+    with progress_bar() as shown:
+        report = limited(shown, time_limit, seconds)
         result = validate(
             known, model, built[model], structures, rounds, seconds, seed, progress=report
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from hwprofiles import Profile, cli, load, save, terminal
+from hwprofiles import Profile, cli, load, save, terminal, trust
 from hwprofiles.profile_file import parse
 
 
@@ -73,6 +77,48 @@ def test_measure_writes_a_profile(
     assert profile.workload.input_size == (1, 8, 8) and profile.workload.batch_size == 2
     assert profile.layers[0].out_channels == 12
     assert [p.name for p in output.parent.iterdir()] == ["p.yaml"]
+
+
+def test_the_output_is_tried_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    measured = []
+    module = importlib.import_module("hwprofiles.measure")
+    monkeypatch.setattr(module, "measure", lambda *a, **k: measured.append(a))
+    output = tmp_path / "new" / "p.yaml"
+    code, out, err = run(
+        capsys, "measure", "resnet18", "--input-size", "3", "32", "32", "-o", str(output)
+    )
+    assert (code, out, err) == (2, "", f"error: {output}: No space left on device\n")
+    assert measured == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit(capsys: pytest.CaptureFixture[str], tmp_path: Path, registered: str) -> None:
+    output = tmp_path / "p.yaml"
+    words = ["measure", "extra_tiny", "--import", registered, "--input-size", "1", "8", "8"]
+    words += ["--threads", "1", "--seconds", "0", "--rounds", "100000", "-o", str(output)]
+    code, out, err = run(capsys, *words, "--time-limit", "1")
+    assert (code, out) == (2, "") and not output.exists()
+    message = r"error: time-limit: 1 s were over during '[\w ,-]+', \d+ of \d+ done; nothing was"
+    assert re.match(message, err.splitlines()[-1])
+
+
+def test_a_profile_whose_layers_do_not_sum_to_the_network_is_not_written(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    registered: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trust, "POSSIBLE", (1e6, 2e6))
+    words = ["measure", "extra_tiny", "--import", registered, "--input-size", "1", "8", "8"]
+    words += ["--threads", "1", "--seconds", "0", "-o", str(tmp_path / "p.yaml")]
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "") and not (tmp_path / "p.yaml").exists()
+    assert re.search(r"error: .*the layers of extra_tiny sum to .* of the network's time", err)
 
 
 def test_show(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
@@ -178,6 +224,11 @@ MISTAKES = [
         "input-size: not given, and the models' own differ (resnet18 3x224x224, test_vit",
     ),
     (["measure", "resnet18", "-o", "p.yaml", "--rounds", "2"], "--rounds"),
+    (["measure", "resnet18", "-o", "p.yaml", "--time-limit", "nan"], "--time-limit"),
+    (["measure", "resnet18", "-o", "p.yaml", "--time-limit", "8"], "must be above --seconds, 8"),
+    (["measure", "test_resnet", "-o", "p.yaml", "--name", "a\nb"], "name: 'a\\nb', allowed are"),
+    (["measure", "resnet18", "-o", "/dev/null"], "/dev/null is not a regular file"),
+    (["measure", "resnet18", "-o", "x" * 300], "File name too long"),
     (["measure", "resnet18", "-o", "p.yaml", "--import", "no.such"], "import: 'no.such'"),
     (["measure", "resnet18", "-o", "p.yaml", "--model-kwargs", "width"], "allowed is key=value"),
     (["measure", "resnet18", "-o", "p.yaml", "--model-kwargs", "wings=2"], "wings"),
