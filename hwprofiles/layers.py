@@ -70,9 +70,9 @@ class LayerSpec:
         out_channels: channels of the output.
         groups: of a convolution, else 1.
         form: 'dense' costs a + b Cin + c Cout + d Cin Cout; 'channel' costs a + b Cin.
-        macs: multiply-adds per example, as fvcore counts.
+        macs: multiply-adds with one example, as fvcore counts, and attention.
         params: number of parameters; 0 where an earlier layer has counted the same ones.
-        activation_bytes: of the output, per example.
+        activation_bytes: of the outputs, with one example.
         bias: the dense form has a bias, so the parameters have a term in Cout.
         scalable: the layer can be run at other widths; if not, its cost is a constant.
         channel_multiple: widths must be multiples of this (a group of a grouped convolution).

@@ -1,4 +1,4 @@
-"""Operations: what a layer executes, and how to run it alone at other widths.
+"""Operations: what a layer executes, and how to run it alone at other widths and batch sizes.
 
 A layer is either a module of a type in ``MODULE_TYPES``, timed as one, or a torch function that any
 other module calls (an addition, a padding, a softmax). Both become an ``Operation``: a type, the
@@ -9,18 +9,39 @@ something else is taken apart into the functions that it calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, GroupNormAct, LayerNorm2d
-from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
+from hwprofiles.module_types import DENSE_TYPES, MODULE_TYPES, ModuleType, Options
+
 NewTensor = Callable[[tuple[int, ...], bool], Tensor]
-Options = dict[str, Any]
-MakeModule = Callable[[Options, int, int, int], nn.Module]
+
+COPIES = ("reshape", "flatten", "contiguous", "clone")
+"""Functions that give the input's elements in another order in memory."""
+_CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """A whole number that is ``each`` times the batch size, 64 windows an image for example."""
+
+    each: int
+
+    def __str__(self) -> str:
+        return f"{self.each}b" if self.each != 1 else "b"
+
+
+Size = int | PerExample
+
+
+def at_batch(size: Size, batch_size: int) -> int:
+    """The number that ``size`` is at this batch size."""
+    return size.each * batch_size if isinstance(size, PerExample) else size
 
 
 @dataclass(frozen=True)
@@ -28,23 +49,30 @@ class TensorArgument:
     """A tensor that an operation takes.
 
     Attributes:
-        shape: without the batch dimension when ``batched``.
+        shape: every dimension; those that follow the batch are ``PerExample``, wherever they are.
         axis: which entry of ``shape`` holds the channels; None when the shape does not follow them.
-        batched: the first dimension is the batch.
         dtype: of a tensor that is not floating point; None follows the workload's.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     axis: int | None
-    batched: bool
     dtype: torch.dtype | None = None
 
-    def at(self, channels: int, batch_size: int) -> tuple[int, ...]:
-        """The full shape with ``channels`` channels."""
-        shape = list(self.shape)
-        if self.axis is not None:
+    @property
+    def follows_batch(self) -> bool:
+        """Whether any dimension does."""
+        return any(isinstance(size, PerExample) for size in self.shape)
+
+    def at(self, channels: int | None, batch_size: int) -> tuple[int, ...]:
+        """The shape with ``channels`` channels (None: as many as there are)."""
+        shape = [at_batch(size, batch_size) for size in self.shape]
+        if self.axis is not None and channels is not None:
             shape[self.axis] = channels
-        return (batch_size, *shape) if self.batched else tuple(shape)
+        return tuple(shape)
+
+    def elements(self) -> int:
+        """How many there are at one example."""
+        return math.prod(self.at(None, 1))
 
 
 @dataclass(frozen=True)
@@ -69,126 +97,41 @@ class Operation:
     in_place: bool = False
     is_module: bool = False
 
+    @property
+    def is_dense(self) -> bool:
+        """A convolution or linear layer, with input and output channels of their own."""
+        return self.is_module and self.type in DENSE_TYPES
+
     def tensors(self) -> list[TensorArgument]:
         """The tensor arguments in calling order."""
-        return [a for a in _leaves((self.arguments, self.keywords)) if _is_tensor_argument(a)]
+        return tensor_arguments((self.arguments, self.keywords))
 
     def main(self) -> TensorArgument:
-        """The largest tensor argument: the one whose channels are the layer's input channels."""
-        return max(self.tensors(), key=lambda argument: torch.Size(argument.shape).numel())
+        """The tensor argument whose channels are the layer's input channels."""
+        return main_argument(self.tensors())
 
 
-@dataclass(frozen=True)
-class ModuleType:
-    """How a module type is described and made again.
-
-    Attributes:
-        name: the layer type's name.
-        options: attributes that decide the cost; they are the constructor's keywords, too.
-        make: (options, in_channels, out_channels, the dense in_channels) -> a new module.
-        axis: the channel dimension of its input and output; None is as its input says.
-    """
-
-    name: str
-    options: tuple[str, ...]
-    make: MakeModule
-    axis: int | None = None
+def tensor_arguments(value: Any) -> list[TensorArgument]:
+    """All in nested arguments, in calling order."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, TensorArgument)]
 
 
-def _conv2d(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
-    options = dict(options)
-    groups = options.pop("groups")
-    if groups > 1:  # groups are removed, their width stays
-        groups = cin * groups // dense_cin
-    return nn.Conv2d(cin, cout, groups=groups, **options)
+def main_argument(arguments: list[TensorArgument]) -> TensorArgument:
+    """The largest of those that follow the batch, else of all: not a weight, but its input."""
+    return max(arguments, key=lambda a: (a.follows_batch, a.elements()))
 
 
-def _linear(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
-    return nn.Linear(cin, cout, **options)
-
-
-def _norm(cls: type[nn.Module], affine: str = "affine") -> MakeModule:
-    return lambda options, cin, cout, dense_cin: cls(cin, **{affine: options[affine]})
-
-
-def _batch_norm_act(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
-    return BatchNormAct2d(cin, affine=options["affine"], act_layer=options["act"])
-
-
-def _layer_norm2d(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
-    return LayerNorm2d(cin, affine=options["elementwise_affine"])
-
-
-def _group_norm(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
-    return nn.GroupNorm(options["num_groups"], cin, affine=options["affine"])
-
-
-def _group_norm_act(options: Options, cin: int, cout: int, dense_cin: int) -> nn.Module:
-    return GroupNormAct(
-        cin, options["num_groups"], affine=options["affine"], act_layer=options["act"]
-    )
-
-
-def _plain(cls: type[nn.Module]) -> MakeModule:
-    return lambda options, cin, cout, dense_cin: cls(**options)
-
-
-_CONV = ("kernel_size", "stride", "padding", "dilation", "groups", "bias")
-_MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-_LAYER_NORM = ("elementwise_affine",)
-_AVG_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-
-MODULE_TYPES: dict[type[nn.Module], ModuleType] = {
-    nn.Conv2d: ModuleType("conv2d", _CONV, _conv2d, axis=1),
-    nn.Linear: ModuleType("linear", ("bias",), _linear, axis=-1),
-    nn.BatchNorm2d: ModuleType("batch_norm2d", ("affine",), _norm(nn.BatchNorm2d), axis=1),
-    BatchNormAct2d: ModuleType("batch_norm_act2d", ("affine", "act"), _batch_norm_act, axis=1),
-    nn.GroupNorm: ModuleType("group_norm", ("num_groups", "affine"), _group_norm, axis=1),
-    GroupNormAct: ModuleType(
-        "group_norm_act", ("num_groups", "affine", "act"), _group_norm_act, axis=1
-    ),
-    nn.LayerNorm: ModuleType("layer_norm", _LAYER_NORM, _norm(nn.LayerNorm, *_LAYER_NORM), axis=-1),
-    TimmLayerNorm: ModuleType("layer_norm", _LAYER_NORM, _norm(nn.LayerNorm, *_LAYER_NORM), -1),
-    LayerNorm2d: ModuleType("layer_norm2d", _LAYER_NORM, _layer_norm2d, axis=1),
-    nn.MaxPool2d: ModuleType("max_pool2d", _MAX_POOL, _plain(nn.MaxPool2d), axis=1),
-    nn.AvgPool2d: ModuleType("avg_pool2d", _AVG_POOL, _plain(nn.AvgPool2d), axis=1),
-    nn.AdaptiveAvgPool2d: ModuleType(
-        "adaptive_avg_pool2d", ("output_size",), _plain(nn.AdaptiveAvgPool2d), axis=1
-    ),
-    nn.ReLU: ModuleType("relu", ("inplace",), _plain(nn.ReLU)),
-    nn.ReLU6: ModuleType("relu6", ("inplace",), _plain(nn.ReLU6)),
-    nn.SiLU: ModuleType("silu", ("inplace",), _plain(nn.SiLU)),
-    nn.Hardswish: ModuleType("hardswish", ("inplace",), _plain(nn.Hardswish)),
-    nn.Hardsigmoid: ModuleType("hardsigmoid", ("inplace",), _plain(nn.Hardsigmoid)),
-    nn.GELU: ModuleType("gelu", ("approximate",), _plain(nn.GELU)),
-    nn.Sigmoid: ModuleType("sigmoid", (), _plain(nn.Sigmoid)),
-    nn.Tanh: ModuleType("tanh", (), _plain(nn.Tanh)),
-}
-DENSE_TYPES = ("conv2d", "linear")
-COPIES = ("reshape", "flatten", "contiguous", "clone")
-"""Functions that give the input's elements in another order in memory."""
-_CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
-def module_type(module: nn.Module) -> ModuleType | None:
-    """The entry of ``MODULE_TYPES`` that computes what ``module`` computes, or None."""
-    for cls in type(module).__mro__:
-        if cls in MODULE_TYPES and type(module).forward is cls.forward:
-            kind = MODULE_TYPES[cls]
-            # Only a norm over the channels alone can be made narrower.
-            return None if len(getattr(module, "normalized_shape", (1,))) > 1 else kind
-    return None
-
-
-def describe_module(module: nn.Module, kind: ModuleType, x: Tensor, axis: int) -> Operation:
-    """The operation of a known module called with ``x`` ([B, ...], channels at ``axis``)."""
+def describe_module(module: nn.Module, kind: ModuleType, x: TensorArgument) -> Operation:
+    """The operation of a known module called with ``x``, whose axis is the module's."""
+    assert x.axis is not None
     options = {name: _option(module, name) for name in kind.options}
-    argument = TensorArgument(tuple(x.shape[1:]), axis - 1, batched=True)
-    dense_cin = x.shape[axis]
+    dense_cin = at_batch(x.shape[x.axis], 1)
+    if isinstance(x.shape[x.axis], PerExample):  # an activation on images laid side by side
+        x = replace(x, axis=None)
     return Operation(
         kind.name,
         make=lambda cin, cout: kind.make(options, cin, cout, dense_cin).eval(),
-        arguments=(argument,),
+        arguments=(x,),
         options=tuple(options.items()),
         in_place=bool(options.get("inplace", False)),
         is_module=True,
@@ -196,63 +139,53 @@ def describe_module(module: nn.Module, kind: ModuleType, x: Tensor, axis: int) -
 
 
 def describe_call(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    batch_size: int,
-    axis: int,
-    channels: int,
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Operation:
     """The operation of a torch function that is called outside any known module.
 
     Args:
         function: what is called.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        batch_size: the batch size that the model is traced with.
-        axis: the channel dimension of the largest tensor.
-        channels: its size there. Other tensors follow the channels when they have as many there.
+        args: its positional arguments, tensors as ``TensorArgument``. The axis of the main one
+            counts: others follow its channels when they have as many there, from the end.
+        kwargs: its keyword arguments, likewise.
     """
     name = str(getattr(function, "__name__", function))
-    if name in DENSE_TYPES:
-        return _describe_dense_call(name, args, kwargs, axis)
-    in_place = bool(kwargs.get("inplace", False)) or name.startswith("__i") or _ends_in_place(name)
-    rank = max(t.dim() for t in _leaves((args, kwargs)) if isinstance(t, Tensor))
+    dense = _dense_call(name, args, kwargs) if name in DENSE_TYPES else None
+    if dense is not None:
+        return dense
+    in_place = overwrites(name, kwargs)
+    main = main_argument(tensor_arguments((args, kwargs)))
+    assert main.axis is not None
+    channels, from_end = main.shape[main.axis], len(main.shape) - main.axis
 
     def argument(value: Any) -> Any:
-        if not isinstance(value, Tensor):
+        if not isinstance(value, TensorArgument):
             return value
-        # Counted from the end, as in broadcasting.
-        at = value.dim() - (rank - axis)
-        batched = value.dim() > 1 and len(value) == batch_size and _is_activation(value)
-        own = at if at >= int(batched) and value.shape[at] == channels else None
-        return TensorArgument(
-            tuple(value.shape[int(batched) :]),
-            None if own is None else own - int(batched),
-            batched,
-            None if value.is_floating_point() else value.dtype,
-        )
+        axis = len(value.shape) - from_end
+        follows = axis >= 0 and value.shape[axis] == channels and isinstance(channels, int)
+        return replace(value, axis=axis if follows else None)
 
-    arguments = _map(argument, args)
+    arguments = map_leaves(argument, args)
     if name in COPIES:
         # Only one that is no view is a layer: it copies its input, whatever shape comes out.
         return Operation(name, make=lambda cin, cout: torch.clone, arguments=arguments[:1])
     return Operation(
-        _plain_name(name),
+        plain_name(name),
         make=lambda cin, cout: function,
         arguments=arguments,
-        keywords=tuple((key, _map(argument, value)) for key, value in kwargs.items()),
+        keywords=tuple((key, map_leaves(argument, value)) for key, value in kwargs.items()),
         options=(("inplace", True),) if in_place else (),
         in_place=in_place,
     )
 
 
-def _describe_dense_call(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], axis: int
-) -> Operation:
-    """F.conv2d or F.linear, described as the module that does the same."""
-    given = dict(zip(_CONV_ARGUMENTS, args)) | kwargs
-    x, weight = given["input"], given["weight"]
+def _dense_call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation | None:
+    """F.conv2d or F.linear as the module that does the same; None where none does."""
+    given = dict(zip(_CONV_ARGUMENTS, args)) | dict(kwargs)
+    x, weight, groups = given["input"], given["weight"], given.get("groups", 1)
+    axis = len(x.shape) - (3 if name == "conv2d" else 1)
+    if weight.follows_batch or len(weight.shape) < 2 or isinstance(x.shape[axis], PerExample):
+        return None  # every example has weights of its own
     kind = MODULE_TYPES[nn.Conv2d if name == "conv2d" else nn.Linear]
     options: Options = {"bias": given.get("bias") is not None}
     if name == "conv2d":
@@ -261,13 +194,13 @@ def _describe_dense_call(
             "stride": _pair(given.get("stride", 1)),
             "padding": _pair(given.get("padding", 0)),
             "dilation": _pair(given.get("dilation", 1)),
-            "groups": given.get("groups", 1),
+            "groups": groups,
         }
     dense_cin = x.shape[axis]
     return Operation(
         name,
         make=lambda cin, cout: kind.make(options, cin, cout, dense_cin).eval(),
-        arguments=(TensorArgument(tuple(x.shape[1:]), axis - 1, batched=True),),
+        arguments=(replace(x, axis=axis),),
         options=tuple((option, options[option]) for option in kind.options),
         is_module=True,
     )
@@ -289,14 +222,15 @@ def build_operation(
         operation: what to run.
         in_channels: channels of its input.
         out_channels: channels of its output (for a convolution or a linear layer).
-        batch_size: of the batched tensors.
+        batch_size: examples in the tensors that follow the batch.
         dtype: of floating-point tensors and parameters.
         device: where.
         channels_last: memory format of four-dimensional tensors.
         new_tensor: (shape, whether of zeros) -> a floating-point tensor; default is uniform in
             [0, 1), or zeros for what is overwritten.
     """
-    made = operation.make(in_channels, out_channels)
+    with torch.device("cpu"):  # whatever the default device is
+        made = operation.make(in_channels, out_channels)
     if isinstance(made, nn.Module):
         made = made.to(device=device, dtype=dtype)
         if channels_last:
@@ -321,14 +255,67 @@ def build_operation(
     built = {id(argument): tensor(argument) for argument in operation.tensors()}
 
     def real(value: Any) -> Any:
+        if isinstance(value, PerExample):
+            return at_batch(value, batch_size)
         return built.get(id(value), value)
 
-    args = _map(real, operation.arguments)
-    kwargs = {key: _map(real, value) for key, value in operation.keywords}
+    args = map_leaves(real, operation.arguments)
+    kwargs = {key: map_leaves(real, value) for key, value in operation.keywords}
     x = built[id(main)]
     if len(args) == 1 and args[0] is x and not kwargs:
         return made, x
     return (lambda _: made(*args, **kwargs)), x
+
+
+def overwrites(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function of this name works in place."""
+    ends = name.endswith("_") and not name.endswith("__")
+    return bool(kwargs.get("inplace", False)) or name.startswith("__i") or ends
+
+
+def plain_name(name: str) -> str:
+    """'add' for add, add_, __add__, __radd__ and __iadd__ alike."""
+    plain = name.strip("_")
+    if name.startswith("__") and plain[:1] in "ir" and hasattr(Tensor, f"__{plain[1:]}__"):
+        plain = plain[1:]
+    return plain
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What nested tuples, lists, mappings and slices hold, in order."""
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, slice):
+        yield from (value.start, value.stop, value.step)
+    else:
+        yield value
+
+
+def map_leaves(function: Callable[..., Any], value: Any, *others: Any) -> Any:
+    """The same nesting with ``function`` applied to what it holds, as ``map`` does.
+
+    Raises:
+        ValueError: the others are nested in another way.
+    """
+    if isinstance(value, dict):
+        if any(other.keys() != value.keys() for other in others):
+            raise ValueError("other keys")
+        return {k: map_leaves(function, v, *(o[k] for o in others)) for k, v in value.items()}
+    if isinstance(value, slice):
+        ends = [(x.start, x.stop, x.step) for x in (value, *others)]
+        return slice(*map_leaves(function, *ends))
+    if isinstance(value, (tuple, list)):
+        if any(len(other) != len(value) for other in others):
+            raise ValueError("another number of items")
+        items = [map_leaves(function, *row) for row in zip(value, *others)]
+        if hasattr(value, "_fields"):  # a named tuple
+            return type(value)(*items)
+        return items if isinstance(value, list) else tuple(items)
+    return function(value, *others)
 
 
 def _option(module: nn.Module, name: str) -> object:
@@ -340,40 +327,3 @@ def _option(module: nn.Module, name: str) -> object:
 
 def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
-
-
-def _is_tensor_argument(value: object) -> bool:
-    return isinstance(value, TensorArgument)
-
-
-def _is_activation(value: Tensor) -> bool:
-    return not isinstance(value, nn.Parameter)
-
-
-def _ends_in_place(name: str) -> bool:
-    return name.endswith("_") and not name.endswith("__")
-
-
-def _plain_name(name: str) -> str:
-    """'add' for add, add_, __add__, __radd__ and __iadd__ alike."""
-    plain = name.strip("_")
-    if name.startswith("__") and plain[:1] in "ir" and hasattr(Tensor, f"__{plain[1:]}__"):
-        plain = plain[1:]
-    return plain
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map(function, item) for item in value)
-    return function(value)
