@@ -47,9 +47,9 @@ def count_macs(function: Callable[[Tensor], Any], x: Tensor) -> tuple[float, str
             return macs, ""
         macs = _torchs_count(function, x)
     if macs:
-        return macs, "fvcore does not count it; its multiply-adds are torch's count"
+        return macs, "as torch counts them, for fvcore does not"
     left_out = any(_is_work(name) for name in unknown)
-    return 0.0, "its multiply-adds are not counted" if left_out else ""
+    return 0.0, "not counted, for neither fvcore nor torch does" if left_out else ""
 
 
 class _AsModule(nn.Module):

@@ -22,6 +22,9 @@ from hwprofiles.operations import (
     plain_name,
 )
 
+_PRODUCTS = ("matmul", "scaled_dot_product_attention")
+"""Of two tensors of four dimensions: heads by heads, whatever the queries' channels were before."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -205,6 +208,9 @@ class _Recorder(TorchFunctionMode):
         if own_name in DENSE_TYPES:
             x = args[0] if args else kwargs["input"]
             axis = x.dim() - (3 if own_name == "conv2d" else 1)
+        elif plain_name(own_name) in _PRODUCTS and all(t.dim() == 4 for t in inputs[:2]):
+            axis = 1
+            given = map_leaves(_by_heads, given[0]), map_leaves(_by_heads, given[1])
         parameters = [t for t in inputs if isinstance(t, nn.Parameter)]
         self._add(name, func, None, *given, outputs, parameters)
         if y.dim() == x.dim():
@@ -235,6 +241,11 @@ def _argument(value: Any, axis: int | None = None) -> Any:
         _channel_axis(value) if axis is None else axis,
         None if value.is_floating_point() else value.dtype,
     )
+
+
+def _by_heads(value: Any) -> Any:
+    four = isinstance(value, TensorArgument) and len(value.shape) == 4
+    return replace(value, axis=1) if four else value
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -141,7 +141,7 @@ def _specs(calls: list[Call]) -> list[LayerSpec]:
         )
     for remark, names in remarks.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        warnings.warn(f"layer {', '.join(names[:3])}{more}: {remark}", stacklevel=4)
+        warnings.warn(f"multiply-adds of {', '.join(names[:3])}{more}: {remark}", stacklevel=4)
     return specs
 
 

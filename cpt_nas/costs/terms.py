@@ -64,12 +64,12 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[PrunableBranch]
         width_in: float
         group_out, width_out = produced.get(layer.name, (None, layer.out_channels))
         group_in, width_in = consumed.get(layer.name, (None, layer.in_channels))
-        if layer.form == "channel":  # one dimension, counted in input channels
-            if layer.type == PARAMETER and group_out is not None:
-                group_in, width_in = group_out, 1.0 / sizes[group_out]
-            elif group_out is not None:
-                group_in = group_out
-                width_in = width_out * layer.in_channels / layer.out_channels
+        if layer.form == "channel":
+            # One dimension, counted in input channels. Whichever it is, the units share it: of
+            # attention it is the heads, of a norm of queries the width of one.
+            group_in = group_in if group_out is None else group_out
+            if group_in is not None:
+                width_in = layer.in_channels / sizes[group_in]
             group_out, width_out = None, layer.out_channels
         terms.append(
             Term(layer, branch_of.get(layer.name), group_in, group_out, width_in, width_out)
