@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hwprofiles.batching import BATCHES
 from hwprofiles.counting import count_macs
 from hwprofiles.layers import LayerSpec, build
+from hwprofiles.messages import naming
 from hwprofiles.operations import at_batch, main_argument, tensor_arguments
 from hwprofiles.recording import Call, Recording, merge, record, tensors
 from hwprofiles.signatures import signature
@@ -57,8 +58,8 @@ def trace_all(model: nn.Module, example_input: Tensor) -> Traced:
         example_input: [B, ...]. The first example is taken; results are per example.
 
     Raises:
-        ValueError: nothing that the model executes is a layer, or a layer whose cost cannot be told
-            per example.
+        ValueError: the model does not run on two and on three examples, nothing that it executes
+            is a layer, or a layer's cost cannot be told per example.
 
     Warns:
         UserWarning: layers whose multiply-adds are not fvcore's, or not counted at all.
@@ -91,7 +92,8 @@ def trace_all(model: nn.Module, example_input: Tensor) -> Traced:
 
 
 def _record(model: nn.Module, example_input: Tensor, batch_size: int) -> Recording:
-    return record(model, torch.cat([example_input[:1]] * batch_size))
+    with naming(f"model, on {batch_size} examples of shape {tuple(example_input.shape[1:])}"):
+        return record(model, torch.cat([example_input[:1]] * batch_size))
 
 
 @contextmanager
@@ -124,9 +126,7 @@ def _specs(calls: list[Call]) -> list[LayerSpec]:
         used[call.name] += 1
         uncounted = _uncounted(call)
         if uncounted.signature not in by_signature:
-            macs, remark = count_macs(
-                *build(uncounted, uncounted.in_channels, uncounted.out_channels)
-            )
+            macs, remark = _count(uncounted)
             spec = replace(uncounted, macs=macs, scalable=_scales(uncounted))
             by_signature[spec.signature] = spec
             if remark:
@@ -146,13 +146,8 @@ def _specs(calls: list[Call]) -> list[LayerSpec]:
 
 
 def _count(spec: LayerSpec) -> tuple[float, str]:
-    try:
+    with naming(f"model: layer {spec.name} does not run alone, so its cost cannot be told"):
         return count_macs(*build(spec, spec.in_channels, spec.out_channels))
-    except Exception as error:  # whatever a function raises on inputs that mean nothing
-        raise ValueError(
-            f"model: layer {spec.name} cannot be run alone, so its cost cannot be told: "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        ) from error
 
 
 def _uncounted(call: Call) -> LayerSpec:

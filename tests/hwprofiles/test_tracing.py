@@ -212,6 +212,17 @@ def test_layers_that_mix_examples_are_refused(mixing: str) -> None:
     assert model.training and not model.fc._forward_hooks
 
 
+class Factorised(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.cholesky(x @ x.transpose(1, 2) + torch.eye(4))
+
+
+def test_a_layer_that_does_not_run_alone_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"layer :\w*cholesky does not run alone") as caught:
+        trace(Factorised(), torch.rand(2, 4, 4))
+    assert "\n" not in str(caught.value)
+
+
 def test_compiled_modules_are_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 4), torch.jit.trace(nn.Linear(4, 4), torch.rand(1, 4)))
     with pytest.raises(ValueError, match=r"model: 1 is compiled by torch\.jit"):
@@ -348,7 +359,7 @@ def test_the_model_is_left_as_it_was(tiny: nn.Module) -> None:
 
 
 def test_hooks_and_mode_are_restored_after_an_error(tiny: nn.Module) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"model, on 2 examples of shape \(5, 8, 8\): Runtime"):
         trace(tiny.train(), torch.rand(2, 5, 8, 8))
     assert tiny.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny.modules())
