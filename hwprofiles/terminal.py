@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,7 @@ EXIT_USER_ERROR = 2
 EXIT_BUG = 70  # as sysexits.h has it; 1 is an answer of `hwprofiles check`
 
 ERROR = "error: "
+WARNING = "warning: "
 
 PLAIN_EVERY_S = 10.0  # between two plain lines of progress
 
@@ -97,7 +99,7 @@ def run_app(
         extras: optional library -> the command that brings it.
     """
     given = list(sys.argv[1:] if args is None else args)
-    with lasting_streams():
+    with lasting_streams(), _warnings_in_one_line():
         code = _exit_code(application, given, extras or {})
     raise SystemExit(code)
 
@@ -124,6 +126,18 @@ def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, s
             return _refuse(f"out of memory: {one_line(error)}")
         return _report_bug(application, args, error)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Without the line of code that warns, which says nothing to whoever runs a command."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"{WARNING}{one_line(str(message), MOST_CHARACTERS - len(WARNING))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _refuse(error: BaseException | str) -> int:

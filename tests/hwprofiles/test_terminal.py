@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,16 @@ def test_a_bug_is_reported_where_no_file_can_be_written(
         terminal.run_app(failing(KeyError("macs")), ["--really"])
     assert stopped.value.code == EXIT_BUG
     assert "(no traceback could be written: No such file" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    app = new_app("program", "Does little.", "1")
+
+    @app.command()
+    def warn() -> None:
+        warnings.warn("one\nand two", stacklevel=1)
+
+    with pytest.raises(SystemExit) as left:
+        terminal.run_app(app, ["warn"])
+    assert left.value.code == 0
+    assert capfd.readouterr().err == "warning: one and two\n"
