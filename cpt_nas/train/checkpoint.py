@@ -105,6 +105,7 @@ def save_checkpoint(state: TrainingState, output: Path, recipe: Recipe, data: Ba
 
 def save_last(state: TrainingState, output: Path, recipe: Recipe, data: Batches) -> None:
     """Write the last checkpoint, from which a resumed training and every table can be told."""
+    device = next(state.model.parameters()).device
     saved: dict[str, Any] = {
         "checkpoint_version": checkpoint_file.VERSION,
         "arch": recipe.model.name,
@@ -118,7 +119,7 @@ def save_last(state: TrainingState, output: Path, recipe: Recipe, data: Batches)
         "search": state.search.state_dict() if state.search is not None else None,
         "data": data.state_dict(),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "macs_spent": state.macs_spent,
         "wall_s": state.wall_s,
         "best": state.best,
@@ -249,7 +250,7 @@ def restore_checkpoint(
     with naming(f"{of} rng"):
         torch.set_rng_state(saved["rng"])
         if device.type == "cuda" and saved["cuda_rng"] is not None:
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+            torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
 
 def settle_best(state: TrainingState, output: Path) -> bool:

@@ -33,7 +33,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "search": (Mapping, type(None)),
     "data": (Mapping,),
     "rng": (torch.Tensor,),
-    "cuda_rng": (list, type(None)),
+    "cuda_rng": (torch.Tensor, type(None)),
     "macs_spent": (float,),
     "wall_s": (float,),
     "best": (float,),
