@@ -118,7 +118,7 @@ def test_results_are_strict_json(tmp_path: Path) -> None:
         raise AssertionError(name)
 
     result = json.loads(path.read_text(), parse_constant=refuse)
-    result["test_loss"] = math.nan
+    result["test_loss"] = math.inf
     path.write_text(json.dumps(result))
-    with pytest.raises(ValueError, match=r"result.json is not JSON: holds NaN"):
+    with pytest.raises(ValueError, match=r"result.json is not JSON: holds Infinity"):
         load_run(tmp_path / "run")
