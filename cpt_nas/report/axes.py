@@ -29,7 +29,7 @@ def history_lines(ax: Axes, histories: Mapping[str, pd.DataFrame], column: str) 
         history = histories[name]
         few = len(history) <= 40
         shown = style | {"marker": style["marker"] if few else "", "ms": 4, "lw": 1.6}
-        ax.plot(history["epoch"], history[column], label=name, **shown)
+        ax.plot(history["epoch"], history[column], label=literal(name), **shown)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(ax)
 
@@ -37,7 +37,7 @@ def history_lines(ax: Axes, histories: Mapping[str, pd.DataFrame], column: str) 
 def layer_ticks(ax: Axes, names: Sequence[str]) -> None:
     every = -(-len(names) // MOST_TICKS)
     at = range(0, len(names), every)
-    ax.set_xticks(at, [names[i] for i in at], rotation=90, fontsize=7)
+    ax.set_xticks(at, [literal(names[i]) for i in at], rotation=90, fontsize=7)
 
 
 def legend_above(ax: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -91,14 +91,22 @@ def cell_borders(ax: Axes, rows: int, columns: int) -> None:
     ax.spines[:].set_visible(False)
 
 
+def literal(text: str) -> str:
+    """A name as matplotlib shows it: between two $ it would read a formula, or fail to.
+
+    It also leaves what begins with _ out of a legend.
+    """
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def wrapped(text: str, width: int = 18) -> str:
-    """Broken after -, _ or / into lines of about ``width``."""
+    """A name, literal, broken after -, _ or / into lines of about ``width``."""
     lines = [""]
     for i, character in enumerate(text):
         lines[-1] += character
         if character in "-_/ " and len(lines[-1]) > width / 2 and len(text) - i > width / 3:
             lines.append("")
-    return "\n".join(lines) if len(text) > width else text
+    return literal("\n".join(lines) if len(text) > width else text)
 
 
 def or_nan(function: Any, values: np.ndarray) -> float:

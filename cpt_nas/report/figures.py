@@ -26,6 +26,7 @@ from cpt_nas.report.axes import (
     layer_ticks,
     legend_above,
     legend_below,
+    literal,
     new_figure,
     or_nan,
     plain_axes,
@@ -66,7 +67,7 @@ def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
     lines = axes[0].get_lines()
     handles = [lines[0], lines[1], Patch(color=GONE_COLOR)]
     legend_above(axes[0], handles, ["dense", "after the search", "removed"])
-    figure.suptitle(f"{name}: {int((~gone).sum())} of {len(weights)} weight layers left")
+    figure.suptitle(f"{literal(name)}: {int((~gone).sum())} of {len(weights)} weight layers left")
     return figure
 
 
@@ -78,7 +79,7 @@ def units_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
     for ax, name in zip(axes, names, strict=True):
         ax.bar(at, structures["total"], width=0.8, color=GONE_COLOR, label="dense")
         ax.bar(at, structures[name], width=0.8, color=COLORS[0], label="left")
-        ax.set_title(name, fontsize=9, loc="left")
+        ax.set_title(literal(name), fontsize=9, loc="left")
         ax.set_ylabel("units")
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         plain_axes(ax)
@@ -108,7 +109,7 @@ def structures_figure(structures: pd.DataFrame, names: Sequence[str]) -> Figure:
         ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     ax.set_xticks(range(len(names)), [wrapped(name) for name in names], fontsize=8)
     ax.xaxis.tick_top()
-    ax.set_yticks(range(len(structures)), group_labels(structures), fontsize=7)
+    ax.set_yticks(range(len(structures)), [*map(literal, group_labels(structures))], fontsize=7)
     cell_borders(ax, *share.shape)
     figure.colorbar(image, ax=ax, label="share of units left", fraction=0.05, pad=0.03)
     return figure
@@ -150,11 +151,12 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
     steps = trace["step"].to_numpy()
     for i, measure in enumerate(measures):
         color = COLORS[i % len(COLORS)]
+        shown_as = literal(measure)
         level = trace[f"log_gamma:{measure}"]
-        axes[0].plot(steps, level.where(level > 0), color=color, label=measure)
-        axes[1].plot(steps, trace[f"cost:{measure}"], color=color, label=f"{measure}, expected")
+        axes[0].plot(steps, level.where(level > 0), color=color, label=shown_as)
+        axes[1].plot(steps, trace[f"cost:{measure}"], color=color, label=f"{shown_as}, expected")
         if trace[f"target:{measure}"].notna().any():
-            label = f"{measure}, target"
+            label = f"{shown_as}, target"
             axes[1].plot(steps, trace[f"target:{measure}"], color=color, ls="--", label=label)
     axes[0].set_ylabel("log γ")
     if (trace[[f"log_gamma:{m}" for m in measures]] > 0).any(axis=None):
@@ -174,7 +176,7 @@ def search_figure(trace: pd.DataFrame, name: str) -> Figure:
     axes[2].set_ylabel("θ")
     axes[2].set_xlabel("step")
     figure.colorbar(image, ax=axes[2], label="gates", pad=0.01)
-    figure.suptitle(name)
+    figure.suptitle(literal(name))
     return figure
 
 
@@ -206,11 +208,11 @@ def importance_figure(allocations: pd.DataFrame, name: str) -> Figure:
         if " / " not in rows[row]:
             ax.plot(column, row, ".", color="#222222")
     ax.set_xticks(range(len(steps)), [str(step) for step in steps], fontsize=7, rotation=90)
-    ax.set_yticks(range(len(rows)), rows, fontsize=7)
+    ax.set_yticks(range(len(rows)), [literal(row) for row in rows], fontsize=7)
     ax.set_xlabel("step")
     cell_borders(ax, len(rows), len(steps))
     figure.colorbar(image, ax=ax, label="importance per cost / threshold", pad=0.02)
-    figure.suptitle(name)
+    figure.suptitle(literal(name))
     return figure
 
 
@@ -286,7 +288,7 @@ def accuracy_figure(runs: pd.DataFrame, latency: pd.DataFrame, measured: bool) -
                 mfc="white" if row["verdict"] == "noisy" else style["color"],
                 ms=8,
                 capsize=3,
-                label=row["run"],
+                label=literal(row["run"]),
             )
         here = known[(known["profile"] == setting) & (known["verdict"] != "noisy")]
         front = pareto(here[f"{what}_s"] * 1e3, here["run"].map(accuracy))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from cpt_nas.report.axes import COLORS
+from cpt_nas.report.axes import COLORS, literal
 from hwprofiles.schema import ValidatedNetwork, Validation
 
 
@@ -55,8 +55,8 @@ def validation_figure(validation: Validation, setting: str) -> Figure:
         ax.legend(frameon=False, fontsize=8)
     s = validation.aligned
     figure.suptitle(
-        f"{validation.model}, {setting}: mean error {100 * s.mape:.1f} %, Kendall tau "
-        f"{s.kendall_tau:.2f} ({s.n} networks at the channel divisor)",
+        f"{literal(validation.model)}, {literal(setting)}: mean error {100 * s.mape:.1f} %, "
+        f"Kendall tau {s.kendall_tau:.2f} ({s.n} networks at the channel divisor)",
         fontsize=10,
     )
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import re
@@ -13,7 +14,8 @@ from rich.console import Console
 
 from cpt_nas.report import tables
 from cpt_nas.report.latency import latency, load_profiles
-from cpt_nas.train.run_folder import RECIPE, load_runs
+from cpt_nas.train.run_folder import RECIPE, Run, load_runs
+from hwprofiles.messages import one_line
 from hwprofiles.output import refuse_foreign_folder, write_folder
 from hwprofiles.streams import PlainConsole
 
@@ -60,7 +62,7 @@ def report(
 
     out = Path(out)
     refuse_foreign_folder(out, "a report", PAGE, is_report)
-    loaded = load_runs(runs)
+    loaded = named_apart(load_runs(runs))
     chosen = load_profiles(profiles, loaded)
     if measure and not chosen:
         raise ValueError("--measure: needs a profile for its setting, and the runs have none")
@@ -85,6 +87,20 @@ def report(
     files[PAGE] = page.render(content, images, list(files)).encode()
     write_folder(out, files, PAGE, own_files)
     return out / PAGE
+
+
+def named_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs under names that can be printed, and that are no other column of a table."""
+    taken = set(tables.STRUCTURES_INDEX)
+    named = []
+    for run in runs:
+        plain = one_line(run.name)
+        choices = (plain, f"{one_line(run.folder.resolve().parent.name)}/{plain}")
+        numbered = (f"{plain} ({n})" for n in itertools.count(2))
+        name = next(name for name in itertools.chain(choices, numbered) if name not in taken)
+        taken.add(name)
+        named.append(dataclasses.replace(run, name=name))
+    return named
 
 
 def is_report(folder: Path) -> bool:

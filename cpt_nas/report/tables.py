@@ -12,6 +12,8 @@ import pandas as pd
 from cpt_nas.train.run_folder import Run
 
 NAN = float("nan")
+STRUCTURES_INDEX = ("model", "branch", "group", "total")
+"""Of structures.csv, before a column a run."""
 
 
 def runs_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +226,7 @@ def structures_table(runs: Sequence[Run]) -> pd.DataFrame:
             for group, (total, kept) in groups.items():
                 key = (run.model, branch, group, total)
                 rows.setdefault(key, {})[run.name] = kept if left.kept else 0
-    index = pd.DataFrame(list(rows), columns=["model", "branch", "group", "total"])
+    index = pd.DataFrame(list(rows), columns=list(STRUCTURES_INDEX))
     units = pd.DataFrame(list(rows.values()), columns=[run.name for run in runs], dtype=float)
     return pd.concat([index, units], axis=1)
 

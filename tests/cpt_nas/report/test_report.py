@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import io
 import re
 
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from cpt_nas.report.report import report
+from cpt_nas.report.report import file_names, report
 from cpt_nas.train.run_folder import load_runs
 from tests.support.run_folders import QUIET, add_export, history, trace, write_run
 
@@ -110,3 +112,50 @@ def test_a_broken_trace_is_named(tmp_path) -> None:
     trace().drop(columns="theta_3").to_csv(folder / "search.csv", index=False)
     with pytest.raises(ValueError, match=r"search.csv has no column theta_3"):
         load_runs([folder])
+
+
+NAMES = ["$x^{2$", "_a b\udcff", "_a-b\udcff", "total"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_runs_may_have_any_names(tmp_path, monkeypatch):
+    drawn = {}
+
+    def png(figure):
+        figure.savefig(io.BytesIO(), format="png", dpi=10)
+        drawn[id(figure)] = figure
+        return str(id(figure)).encode()
+
+    monkeypatch.setattr("cpt_nas.report.report._png", png)
+    folders = [write_run(tmp_path / name) for name in NAMES]
+    out = tmp_path / "out"
+    page = report(folders, out, console=QUIET).read_text()
+
+    shown = [name.replace("\udcff", "\\udcff") for name in NAMES]
+    shown[NAMES.index("total")] = f"{tmp_path.name}/total"
+    table = pd.read_csv(out / "runs.csv", dtype=str, keep_default_na=False)
+    assert table["name"].tolist() == shown
+    structures = pd.read_csv(out / "structures.csv")
+    assert list(structures.columns) == ["model", "branch", "group", "total", *shown]
+    assert (structures["total"] == [4, 8, 8]).all()
+    assert all(html.escape(name) in page for name in shown)
+    files = [path for path in (out / "figures").iterdir() if path.name.startswith("layers_")]
+    assert len({path.read_text() for path in files}) == len(NAMES)
+    (legend,) = (f.legends[0] for f in drawn.values() if "training load" in f.axes[0].get_ylabel())
+    assert [literally(text).strip() for text in legend.get_texts()] == shown
+
+
+def literally(text):
+    """What matplotlib draws."""
+    line, formula = text._preprocess_math(text.get_text())
+    assert not formula
+    return line
+
+
+def test_figures_of_any_names_have_files_of_their_own():
+    names = ["a b", "a-b", "A-B", "x" * 300, "x" * 301, "..", "/", ""]
+    files = file_names(names)
+    assert list(files) == names
+    assert len({name.lower() for name in files.values()}) == len(names)
+    assert max(map(len, files.values())) < 100
+    assert not any("/" in name for name in files.values())
