@@ -26,16 +26,20 @@ class Stopped(BaseException):
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Within, SIGTERM raises :class:`Stopped` where the program stands; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
+    """Within, SIGTERM raises :class:`Stopped` where the program stands.
+
+    Only in the main thread, and where nobody has said before what SIGTERM shall do.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
     def stop(*_: object) -> None:
         raise Stopped("stopped by SIGTERM", EXIT_TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

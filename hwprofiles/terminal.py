@@ -115,9 +115,8 @@ def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, s
         return _refuse(missing_extra(error, extras))
     except (ValueError, OSError, _UsageError) as error:
         return _refuse(error)
-    except typer.Abort:  # Ctrl-C
-        print("stopped", file=sys.stderr)
-        return EXIT_ABORTED
+    except typer.Abort:
+        code = EXIT_ABORTED
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.code
@@ -125,6 +124,8 @@ def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, s
         if _is_out_of_memory(error):
             return _refuse(f"out of memory: {one_line(error)}")
         return _report_bug(application, args, error)
+    if code == EXIT_ABORTED:  # Ctrl-C: some versions of typer raise, some return
+        print("stopped", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 
