@@ -8,8 +8,9 @@ Importing this package also puts ``cpt_resnet20`` ... ``cpt_pruned`` into timm's
 from cpt_nas import models
 from cpt_nas.pruning.export import export
 from cpt_nas.pruning.structure import Structure, cut_to, load_structure
+from cpt_nas.search.attach import attach
 from cpt_nas.search.result import SearchResult
-from cpt_nas.search.search import Search, attach
+from cpt_nas.search.search import Search
 from hwprofiles._version import __version__
 
 __all__ = [

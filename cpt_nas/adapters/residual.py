@@ -18,7 +18,6 @@ from typing import Literal
 
 from timm.layers import Conv2dSame
 from torch import nn
-from torch.nn.utils import parametrize
 
 from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import flatten, has, is_silent, unit_groups
@@ -76,8 +75,6 @@ def _branch(block: nn.Module, whole: Remainder, index: int) -> Branch:
         works = [any(not is_silent(getattr(now, n)) for n in names) for names in passed]
         left = [c for c, does in zip(left, works) if c.steps or does]
         for name in (*alone, *scales):
-            if parametrize.is_parametrized(now, name):
-                parametrize.remove_parametrizations(now, name, leave_parametrized=False)
             delattr(now, name)
         told_of, idle = (*held.told, *told), (*held.idle, *chain.methods)
         return become(now, replace(held, chains=tuple(left), told=told_of, idle=idle))

@@ -105,14 +105,29 @@ class BernoulliGate(nn.Module):
             drawn = drawn * self.branch.mask
         self._drawn = drawn if self._drawn is None else self._drawn + drawn
 
-    @torch.no_grad()
+    @property
+    def is_read(self) -> bool:
+        """Whether a differentiable forward pass has used a sample since they were remembered."""
+        return bool(self._samples)
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether a backward pass has reached a sample since they were remembered."""
+        return any(leaf.grad is not None for _, leaf in self._samples)
+
     def slopes(self) -> Tensor:
         """[2, K]: sums of the loss's slopes since they were remembered, on and off."""
-        slopes = self.theta.new_zeros(2, len(self))
-        for mask, leaf in self._samples:
-            if leaf.grad is not None:
-                slopes += torch.stack([mask, 1.0 - mask]) * leaf.grad
-        return slopes
+        return self._slopes().sum(0)
+
+    @torch.no_grad()
+    def _slopes(self) -> Tensor:
+        """[samples, 2, K]: the loss's slopes at every sample since they were remembered."""
+        slopes = [
+            torch.stack([mask, 1.0 - mask]) * leaf.grad
+            for mask, leaf in self._samples
+            if leaf.grad is not None
+        ]
+        return torch.stack(slopes) if slopes else self.theta.new_zeros(1, 2, len(self))
 
     @torch.no_grad()
     def gradient(self, slopes: Tensor) -> Tensor:
@@ -126,12 +141,16 @@ class BernoulliGate(nn.Module):
 
         Args:
             keep: share of the memory that is kept, beside what is new.
-            slopes: their slopes; default: :meth:`slopes`.
+            slopes: [2, K] where there is one sample, shared by all processes; default: their own.
         """
         if self._drawn is not None:
-            # A loss that overflowed (it does under a GradScaler) says nothing.
-            new = (self.slopes() if slopes is None else slopes).nan_to_num(0.0, 0.0, 0.0)
-            self.memory = keep * self.memory + torch.cat([self._drawn, new, new.square()])
+            new = self._slopes() if slopes is None else slopes[None]
+            sums, squares = new.sum(0), new.square().sum(0)
+            self.memory = keep * self.memory + torch.cat([self._drawn, sums, squares])
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the samples that are new, and what the loss said of them."""
         self._drawn = None
         self._samples = []
 

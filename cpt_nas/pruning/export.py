@@ -72,7 +72,7 @@ def export(
     if unknown:
         raise ValueError(f"{unknown[0]}: unknown; allowed are {', '.join(PREPROCESSING)}")
     model = build(structure)
-    surgery.load_plain_state_dict(model, state)
+    surgery.load_state_dict(model, state)
     refuse_not_finite(state)
     config = _config(model, structure, preprocessing)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -2,18 +2,18 @@
 
 The only place that changes a tensor's shape. Parameters are replaced by new ones, not resized in
 place: a loss from the last step may still hold the old graph, and resizing under it would fail
-in the next backward. The optimizer's lists and state follow, so nobody has to be told.
+in the next backward. What has changed is returned, for optimizers to follow
+(:mod:`cpt_nas.pruning.optimizer_state`); a parameter that was replaced says so if it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from cpt_nas.adapters import Branch, Slice
 
@@ -62,26 +62,25 @@ def plan_units(plan: Plan, block: str, branch: Branch, kept: Mapping[str, Tensor
             plan.counts[key] = count.per_unit * len(units)
 
 
-def locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module and attribute that really hold a tensor, also under a parametrization."""
-    path, _, attribute = name.rpartition(".")
-    module = model.get_submodule(path)
-    if parametrize.is_parametrized(module, attribute):
-        holders: nn.ModuleDict = module.parametrizations  # type: ignore[assignment]
-        return holders[attribute], "original"
-    return module, attribute
-
-
 def get_tensor(model: nn.Module, name: str) -> Tensor:
-    module, attribute = locate(model, name)
-    tensor: Tensor = getattr(module, attribute)
+    path, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(path), attribute)
     return tensor
 
 
-def _select(tensor: Tensor, keep: Iterable[tuple[Slice, Tensor]]) -> Tensor:
+def select(tensor: Tensor, keep: Iterable[tuple[Slice, Tensor]], shape: Sequence[int]) -> Tensor:
+    """The entries of ``tensor`` that stay.
+
+    Args:
+        keep: which stay of a tensor of ``shape``.
+        shape: as the tensor's; the tensor may be 1 where this is not, and stays so.
+    """
+    sizes = list(shape)
     for cut, units in keep:
-        index = entries(units, cut, tensor.shape[cut.dim]).to(tensor.device)
-        tensor = tensor.index_select(cut.dim, index)
+        index = entries(units, cut, sizes[cut.dim])
+        if tensor.shape[cut.dim] == sizes[cut.dim]:
+            tensor = tensor.index_select(cut.dim, index.to(tensor.device))
+        sizes[cut.dim] = len(index)
     return tensor
 
 
@@ -97,31 +96,37 @@ def _set(owner: Any, path: str, value: int) -> None:
     inner[rest[-1]] = value
 
 
-@torch.no_grad()
-def apply(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Cut ``model`` in place, with its gradients and, if given, its optimizer's state.
+@dataclass
+class Change:
+    """What a cut has done to the parameters of a model.
 
-    Raises:
-        ValueError: the optimizer keeps state of another shape than its parameter's, which nobody
-            here knows how to cut.
+    Attributes:
+        replaced: old parameter -> the one in its place, and what it has kept.
+        gone: those that nothing stands for.
     """
-    if optimizer is not None:
-        _check_state(plan, model, optimizer)
-    swapped: dict[int, nn.Parameter] = {}
+
+    replaced: dict[nn.Parameter, tuple[nn.Parameter, list[tuple[Slice, Tensor]]]]
+    gone: set[nn.Parameter]
+
+
+@torch.no_grad()
+def apply(plan: Plan, model: nn.Module) -> Change:
+    """Cut ``model`` in place, with its gradients and what else its parameters carry."""
+    before = dict.fromkeys(model.parameters())
+    change = Change({}, set())
     for name, keep in plan.keep.items():
-        module, attribute = locate(model, name)
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
         old: Tensor = getattr(module, attribute)
-        new = _select(old.detach(), keep).clone(memory_format=torch.preserve_format)
+        new = select(old.detach(), keep, old.shape).clone(memory_format=torch.preserve_format)
         if isinstance(old, nn.Parameter):
             parameter = nn.Parameter(new, requires_grad=old.requires_grad)
             if old.grad is not None:
-                parameter.grad = _select(old.grad, keep)
-            swapped[id(old)] = parameter
-            if optimizer is not None and old in optimizer.state:
-                state = optimizer.state.pop(old)
-                optimizer.state[parameter] = {
-                    k: _select(v, keep) if _is_like(v, old) else v for k, v in state.items()
-                }
+                parameter.grad = select(old.grad, keep, old.shape)
+            for key, value in vars(old).items():  # some optimizers keep their estimates there
+                alike = isinstance(value, Tensor) and value.shape == old.shape
+                setattr(parameter, key, select(value, keep, old.shape) if alike else value)
+            change.replaced[old] = (parameter, keep)
             new = parameter
         setattr(module, attribute, new)
     for (path, attribute), value in plan.counts.items():
@@ -134,69 +139,41 @@ def apply(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer | None 
             block = branch.remove(block)
         parent, _, child = path.rpartition(".")
         setattr(model.get_submodule(parent), child, block.train(training))
-    if optimizer is not None:
-        _follow(model, optimizer, swapped)
+    held = {id(p) for p in model.parameters()}
+    change.gone = {p for p in before if p not in change.replaced and id(p) not in held}
+    for old in (*change.replaced, *change.gone):
+        old.__class__ = CutParameter
+    return change
 
 
-def _is_like(value: object, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
-
-
-def _check_state(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    for name in plan.keep:
-        tensor = get_tensor(model, name)
-        for key, value in optimizer.state.get(tensor, {}).items():
-            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape:
-                raise ValueError(
-                    f"optimizer: {type(optimizer).__name__} keeps {key!r} of shape "
-                    f"{tuple(value.shape)} for {name} {tuple(tensor.shape)}; only state of the "
-                    "parameter's own shape can be cut (SGD, Adam, AdamW, LAMB, Lion, ...)"
-                )
-
-
-def _follow(
-    model: nn.Module, optimizer: torch.optim.Optimizer, new: dict[int, nn.Parameter]
-) -> None:
-    """Swap cut parameters, drop removed ones, and assert that none is left behind."""
-    live = {id(p) for p in model.parameters()}
-    for group in optimizer.param_groups:
-        group["params"] = [new.get(id(p), p) for p in group["params"]]
-        for parameter in group["params"]:
-            if id(parameter) not in live:
-                optimizer.state.pop(parameter, None)
-        group["params"] = [p for p in group["params"] if id(p) in live]
-    check_optimizer(model, optimizer)
-
-
-def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Every parameter that trains is in the optimizer (others' silent failure, peers.md 1).
+class CutParameter(nn.Parameter):
+    """A parameter that a cut has replaced or removed: who still trains it must not go on silently.
 
     Raises:
-        ValueError: one is not, named.
+        ValueError: its gradient is asked for, as optimizers and clipping do.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
-    if lost:
+
+    @property
+    def grad(self) -> Tensor | None:
         raise ValueError(
-            f"optimizer: {len(lost)} trainable parameters of the model are not in it, e.g. "
-            f"{lost[0]}; build it from model.parameters()"
+            f"parameters: one of shape {tuple(self.shape)} was cut and is not the model's any "
+            "more; give every optimizer to search.step() and search.finish(), and take "
+            "model.parameters() anew after a cut"
         )
 
-
-def plain_name(name: str) -> str:
-    """A tensor's name as it is without parametrizations."""
-    return name.replace("parametrizations.", "").removesuffix(".original")
-
-
-def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the plain model's names, without parametrizations."""
-    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        _ = self.grad
 
 
 @torch.no_grad()
-def load_plain_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what :func:`plain_state_dict` gave; names and shapes must match."""
-    own = plain_state_dict(model)
+def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a model's state in place.
+
+    Raises:
+        ValueError: names or shapes differ; nothing has been loaded then.
+    """
+    own = model.state_dict()
     wrong = sorted(own.keys() ^ state.keys())
     wrong += [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
     if wrong:

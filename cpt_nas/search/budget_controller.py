@@ -33,7 +33,7 @@ class BudgetController:
     """theta moves in the directions of the last allocation.
 
     Args:
-        regularizer: of a model whose gates are in place.
+        regularizer: of the gated model.
         budgets: measure -> upper bound, in s or counts.
         charged: measure with a budget -> what its level is the price of.
         schedule: of the targets.

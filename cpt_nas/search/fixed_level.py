@@ -23,7 +23,7 @@ class FixedLevel:
     """theta follows its gradient; log gamma rises to a fixed level.
 
     Args:
-        regularizer: of a model whose gates are in place.
+        regularizer: of the gated model.
         schedule: of log gamma.
         rate: Adam's, for theta.
         polarize: weight of a term theta (1 - theta), scaled by what each gate is charged with

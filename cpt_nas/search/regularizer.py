@@ -27,7 +27,7 @@ class Regularizer:
     """Costs of a gated model, and what its gates are charged for them.
 
     Args:
-        gated: the model with its gates; they need not be in place yet.
+        gated: the model with its gates.
         cost: its costs, with 'latency' where that is charged or has a budget.
         law: 'latency' or 'complexity': what OBJECTIVE means.
         alpha: computation (1) against parameters (0), under 'complexity'.

@@ -14,15 +14,14 @@ from cpt_nas.search.update_rule import UpdateRule
 def make_update_rule(
     regularizer: Regularizer, settings: SearchSettings, channel_divisor: int
 ) -> UpdateRule:
-    """Put the gates in place, and make the rule that moves them.
+    """The rule that moves the gates.
 
     Raises:
-        BudgetError: a budget cannot be met; the model is as it was.
+        BudgetError: a budget cannot be met.
     """
     bounds = budgets.resolve(
         settings.amounts(), regularizer.dense, regularizer.lowest_costs(channel_divisor)
     )
-    regularizer.gated.mount()
     rate = settings.rate()
     if not bounds:
         level = LOG_GAMMA if settings.log_gamma is None else settings.log_gamma

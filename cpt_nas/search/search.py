@@ -10,79 +10,34 @@
 
 Algorithm 1 of arXiv 2411.09127: weights by the user's optimizer, theta by an update rule of
 :mod:`cpt_nas.search.update_rule` with projection, removal of what falls to the threshold. The gates
-live beside the model, not in it: ``model.parameters()`` are the weights only, before and after
-``attach``.
+live beside the model: its parameters, their names and order are what they were before ``attach``.
 """
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import hwprofiles
 from cpt_nas.costs.cost_model import build_cost
-from cpt_nas.gates.gated_model import GatedModel, HasModule, Kept
-from cpt_nas.pruning import surgery
+from cpt_nas.gates.gated_model import Copies, GatedModel, Kept, averaged_copies
+from cpt_nas.pruning import optimizer_state, surgery
 from cpt_nas.pruning.origin import explore
 from cpt_nas.pruning.search_space import find_branches
-from cpt_nas.pruning.structure import Structure, cut_to, load_structure
-from cpt_nas.search import importance, records
+from cpt_nas.pruning.structure import Structure, cut_to
+from cpt_nas.search import backward, importance, records
 from cpt_nas.search.estimates import BranchEstimate, BranchState, by_theta, differing
 from cpt_nas.search.regularizer import Regularizer
 from cpt_nas.search.result import SearchResult
+from cpt_nas.search.resume import saved_structure
 from cpt_nas.search.rules import make_update_rule
-from cpt_nas.search.settings import SearchConfig, SearchSettings, charged_cost, is_timed
+from cpt_nas.search.settings import SearchSettings, charged_cost, is_timed
 from hwprofiles import Profile
 
-
-def attach(
-    model: nn.Module,
-    example_input: Tensor,
-    profile: Profile | str | Path | None = None,
-    *,
-    total_steps: int | None = None,
-    model_kwargs: dict[str, Any] | None = None,
-    allow_foreign: bool = False,
-    **settings: Any,
-) -> Search:
-    """Put gates into a timm model, in place, and return the search that drives them.
-
-    Args:
-        model: an uncut model with an adapter for its blocks (``cpt-nas inspect`` tells).
-        example_input: one input batch, for tracing layer sizes; values do not matter.
-        profile: a cost profile, or its file or shipped name. Needed for ``cost="latency"`` and
-            for ``latency_budget``.
-        total_steps: optimizer steps of the whole training. With it the settings are those of a
-            recipe's search section, with warmup, ramp and freeze as shares of the training and
-            their defaults; without it, warmup_steps, ramp_steps and freeze_step.
-        allow_foreign: the profile may be of another machine: the network is to run there.
-        model_kwargs: what the model was created with, kept in the structure for rebuilding;
-            default: what timm remembers. Whether timm makes the model again is tried, and a
-            warning says what differs.
-        **settings: see :class:`cpt_nas.search.settings.SearchSettings`: latency_budget and the
-            like, or log_gamma (pruning level); alpha (computation against parameters), kappa
-            (layers against units), estimator, ...
-
-    Raises:
-        ValueError: a setting out of range, nothing to gate, a profile that lacks layers or is of
-            another machine, or a budget that cannot be met.
-    """
-    if total_steps is None:
-        checked = SearchSettings.from_mapping(settings)
-    elif total_steps < 1:
-        raise ValueError(f"total_steps: {total_steps}, must be at least 1")
-    else:
-        seed = settings.pop("seed", 0)
-        checked = SearchConfig.from_mapping(settings).settings(total_steps, seed)
-    if isinstance(profile, str | Path):
-        profile = hwprofiles.load(profile)
-    if profile is not None:
-        hwprofiles.require_target(profile, allow_foreign=allow_foreign)
-    return Search(model, example_input, profile, checked, model_kwargs)
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
 class Search:
@@ -140,7 +95,12 @@ class Search:
         )
         # Traced on the plain model, before the gates are in place.
         timed = is_timed(settings, self.cost_name)
-        self.cost = build_cost(model, example_input, self.space, profile if timed else None)
+        try:
+            self.cost = build_cost(model, example_input, self.space, profile if timed else None)
+        except (RuntimeError, AssertionError) as error:  # the model's own
+            said = " ".join(str(error).split())[:150]
+            shape = tuple(example_input.shape)
+            raise ValueError(f"example_input: {shape} does not fit the model: {said}") from error
         self.cost.to(next(model.parameters()).device)
         weights = profile.weights if profile is not None else None
         default_alpha = weights.alpha if weights is not None else 0.5
@@ -153,6 +113,10 @@ class Search:
             default_kappa if settings.kappa is None else settings.kappa,
         )
         self.rule = make_update_rule(self.regularizer, settings, self.channel_divisor)
+        self._loss_scale = backward.LossScale(self.cost.widths.device)
+        self._optimizers: list[torch.optim.Optimizer] = []  # what step() was given
+        self._driven = False
+        self.gated.mount()  # the last thing: until here the model is as it was
 
     @property
     def model(self) -> nn.Module:
@@ -200,12 +164,7 @@ class Search:
 
     def undecided(self) -> float:
         """Share of the gates still there with theta strictly inside (threshold, 1 - threshold)."""
-        gates = self.gated.all_gates()
-        if not gates:
-            return 0.0
-        theta = torch.cat([g.theta.detach() for g in gates])
-        t = self.settings.threshold
-        return float(((theta > t) & (theta < 1 - t)).float().mean())
+        return self.gated.undecided(self.settings.threshold)
 
     def structure(self) -> Structure:
         """What is left now; enough to rebuild the network."""
@@ -234,24 +193,45 @@ class Search:
         """The regularizer, a scalar to add to the mean loss; exact in theta, no sampling."""
         if self.frozen:
             return torch.zeros((), device=self.cost.widths.device)
-        return self.rule.penalty(self.steps).float()
+        penalty = self.rule.penalty(self.steps).float()
+        return self._loss_scale.marked(penalty) if len(self.gates) else penalty
 
     # ---- the loop's calls -----------------------------------------------------------------------
 
-    def step(self, optimizer: torch.optim.Optimizer, ema: HasModule | None = None) -> bool:
+    def step(self, optimizer: Optimizers, ema: Copies = None) -> bool:
         """Update theta, project, and cut when due. Call after ``optimizer.step()``.
 
+        A step whose loss or gradients were not finite is none: nothing moves, as under a GradScaler
+        that has skipped the optimizer's.
+
         Args:
-            optimizer: the weights' optimizer; its parameter lists and state are cut alongside.
-            ema: an averaged copy to be cut identically (timm's ModelEmaV3, torch's AveragedModel).
+            optimizer: the weights' optimizer, or all of them in a list; their parameter lists and
+                state are cut alongside, those of optimizers that they wrap included.
+            ema: an averaged copy to be cut identically (timm's ModelEmaV3, torch's AveragedModel),
+                or several in a list.
 
         Returns:
             Whether the network changed shape. Under DDP it must then be wrapped anew.
+
+        Raises:
+            ValueError: a trainable parameter is in no optimizer, one cannot follow a cut, the
+                gates were left out of the forward or backward pass, or the weights are not finite.
         """
         if self.frozen:
             return False
-        settings, gates = self.settings, self.gated.all_gates()
-        slopes = importance.shared_slopes(gates)
+        if optimizer is None:
+            raise ValueError("optimizer: None; give what trains the weights")
+        self._take(optimizer, ema)
+        charged = self.rule.theta_optimizer is not None and self.log_gamma > 0
+        slopes = backward.read(self.gated, self._loss_scale, self._optimizers, charged)
+        self.gated.sampler.renew()
+        if slopes is None:
+            self.gated.forget()
+            backward.check_weights(self.model, self.steps)
+            return False
+        gates = self.gated.all_gates()
+        self._driven = True
+        settings = self.settings
         keep = importance.kept_memory(settings.estimation * settings.ramp_steps)
         for gate, new in zip(gates, slopes, strict=True):
             gate.remember(keep, new)
@@ -266,66 +246,97 @@ class Search:
             row = records.trace_row(self.steps, levels, self.gated, self.undecided())
             self.trace.append(row)
         if last:
-            self.freeze(optimizer, ema)
-            self._rewind(optimizer, ema)
+            networks = [self.model, *self.gated.copies]
+            self.freeze()
+            self._rewind(networks)
             return True
-        return due and self.cut(optimizer, ema)
+        return due and self.cut()
 
-    def cut(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> bool:
-        """Remove what has fallen to the threshold. Returns whether anything went."""
+    def cut(self, optimizer: Optimizers = None, ema: Copies = None) -> bool:
+        """Remove what has fallen to the threshold. Returns whether anything went.
+
+        Args:
+            optimizer, ema: default: those that :meth:`step` was given.
+        """
+        self._take(optimizer, ema)
+        self._driven = True
         estimates = importance.estimates(self.gated)
         states = by_theta(estimates, self.channel_divisor, self.settings.threshold)
         states = self.rule.select(estimates, states)
-        return self._cut_to(estimates, states, False, optimizer, ema)
+        return self._cut_to(estimates, states, False)
 
-    def freeze(self, optimizer: torch.optim.Optimizer | None, ema: HasModule | None = None) -> None:
-        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out."""
+    def freeze(self, optimizer: Optimizers = None, ema: Copies = None) -> None:
+        """Decide every gate by theta > 0.5, so that every budget holds; cut; take the gates out.
+
+        Args:
+            optimizer, ema: default: those that :meth:`step` was given.
+        """
         if self.frozen:
             return
-        self.undecided_at_freeze = self.undecided()
+        self._take(optimizer, ema)
+        undecided = self.undecided()
         estimates = importance.estimates(self.gated)
         wanted = by_theta(estimates, self.channel_divisor, 0.5)
         states = self.rule.select_final(estimates, wanted)
+        self._cut_to(estimates, states, True)
+        self.undecided_at_freeze = undecided
         self.forced = differing(states, wanted)
-        self._cut_to(estimates, states, True, optimizer, ema)
-        self.gated.unmount(ema)
+        self.gated.unmount()
         self.frozen = True
 
-    def finish(
-        self,
-        optimizer: torch.optim.Optimizer | None = None,
-        ema: HasModule | None = None,
-    ) -> nn.Module:
-        """Freeze if that has not happened, and return the plain, smaller timm model."""
+    def finish(self, optimizer: Optimizers = None, ema: Copies = None) -> nn.Module:
+        """Freeze if that has not happened, and return the plain, smaller timm model.
+
+        Args:
+            optimizer, ema: default: those that :meth:`step` was given.
+
+        Raises:
+            ValueError: the model was trained and :meth:`step` never called.
+        """
+        if self.gated.sampler.is_used and not self._driven:
+            raise ValueError(
+                "finish: the model has trained without a step of the search; call "
+                "search.step(optimizer) after every optimizer.step()"
+            )
         self.freeze(optimizer, ema)
         return self.model
+
+    def _take(self, optimizer: Optimizers, ema: Copies) -> None:
+        """Let optimizers and averaged copies follow from now on, if they can."""
+        if optimizer is not None:
+            optimizers = optimizer_state.optimizers_of(optimizer)
+            if [id(o) for o in optimizers] != [id(o) for o in self._optimizers]:
+                optimizer_state.check_held(self.model, optimizers)
+                optimizer_state.check_state(optimizers, self.model, self.gated.cuttable())
+                self._optimizers = optimizers
+        if ema is not None:
+            self.gated.follow(averaged_copies(ema))
 
     def _cut_to(
         self,
         estimates: dict[str, BranchEstimate],
         states: dict[str, BranchState],
         at_freeze: bool,
-        optimizer: torch.optim.Optimizer | None,
-        ema: HasModule | None,
     ) -> bool:
         gradients = self.regularizer.gradients(self.rule.levels(self.steps))
-        self.removed += records.removed_rows(
-            self.steps, self.gated, gradients, estimates, states, at_freeze
-        )
+        rows = records.removed_rows(self.steps, self.gated, gradients, estimates, states, at_freeze)
         kept = importance.kept_positions(estimates, states)
-        return self.gated.cut(kept, self.rule.theta_optimizer, optimizer, ema)
+        changed = self.gated.cut(kept, self.rule.theta_optimizer, self._optimizers)
+        self.removed += rows
+        return changed
 
-    def _rewind(self, optimizer: torch.optim.Optimizer, ema: HasModule | None) -> None:
+    def _rewind(self, networks: Sequence[nn.Module]) -> None:
         """Set the weights to those from before the search, cut alike, if they were kept for that.
 
         Not in :meth:`finish`: nothing trains after it.
         """
         if self._start is None:
             return
-        start = surgery.plain_state_dict(cut_to(self._start, self.gated.structure))
-        for network in [self.model, *([] if ema is None else [ema.module])]:
-            surgery.load_plain_state_dict(network, start)
-        optimizer.state.clear()
+        start = cut_to(self._start, self.gated.structure).state_dict()
+        for network in networks:
+            surgery.load_state_dict(network, start)
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
         self._start = None
 
     # ---- resuming -------------------------------------------------------------------------------
@@ -336,7 +347,6 @@ class Search:
         return {
             "structure": gates.structure.model_dump(),
             "gates": gates.gates.state_dict(),
-            "masks": {slot: g.mask for slot, g in zip(gates.gates, gates.all_gates())},
             "steps": self.steps,
             "frozen": self.frozen,
             "generator": gates.generator.get_state(),
@@ -348,24 +358,33 @@ class Search:
             "start": None if self._start is None else dict(self._start.state_dict()),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], optimizer: Optimizers = None, ema: Copies = None
+    ) -> None:
         """Bring a freshly attached search, and its model's shapes, to a saved state.
 
-        The weights' values and the weights' optimizer are the caller's to restore, afterwards.
+        The values of weights, optimizers and averaged copies are the caller's to restore,
+        afterwards; their shapes and lists are right then.
+
+        Args:
+            optimizer, ema: of the model, to be cut alongside, as in :meth:`step`.
 
         Raises:
-            ValueError: the state is of another model, or was made under other budgets.
+            ValueError: the state is of another model, was made under other budgets or is none, or
+                the search is not fresh; nothing has changed then.
         """
-        wanted = load_structure(state["structure"])
-        if wanted.branches.keys() != self.gated.structure.branches.keys():
-            raise ValueError("checkpoint: its structure is of another model")
+        if self.steps or self.gated.structure != self.dense:
+            raise ValueError("checkpoint: the search has begun; load into a freshly attached one")
+        wanted = saved_structure(state, self.dense)
         kept: Kept = {
             name: {g: torch.tensor(u.kept) for g, u in b.units.items()} if b.kept else None
             for name, b in wanted.branches.items()
             if name in self.gated.branches
         }
         self.rule.check_state(state["rule"])
-        self.gated.cut(kept, self.rule.theta_optimizer)
+        self._take(optimizer, ema)
+        self.gated.cut(kept, self.rule.theta_optimizer, self._optimizers)
+        self._driven = True
         self.steps = int(state["steps"])
         self.gated.generator.set_state(state["generator"])
         self.forced = int(state["forced"])
@@ -380,5 +399,3 @@ class Search:
         if self._start is not None:
             self._start.load_state_dict(state["start"])
         self.gates.load_state_dict(state["gates"])
-        for gate, mask in zip(self.gated.all_gates(), state["masks"].values(), strict=True):
-            gate.mask = mask.to(gate.theta)

@@ -19,7 +19,7 @@ from torch import nn
 
 from cpt_nas.data.batches import Batches
 from cpt_nas.pruning import surgery
-from cpt_nas.pruning.surgery import plain_name
+from cpt_nas.pruning.optimizer_state import check_held, optimizers_of
 from cpt_nas.train import checkpoint_file, run_folder
 from cpt_nas.train.checkpoint_file import BEST, LAST
 from cpt_nas.train.opening import has_epochs
@@ -33,30 +33,37 @@ OF_THE_MACHINE = ("data.root", "data.workers", "data.download", "train.device", 
 """Keys of a recipe that may change between the parts of a training: where it runs, not what."""
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state by parameter name, and its groups' settings with their members."""
-    names = {id(p): plain_name(n) for n, p in model.named_parameters()}
-    groups = []
-    for group in optimizer.param_groups:
-        settings = {k: v for k, v in group.items() if k != "params"}
-        groups.append(settings | {"names": [names[id(p)] for p in group["params"]]})
-    state = {names[id(p)]: dict(values) for p, values in optimizer.state.items()}
-    return {"groups": groups, "state": state}
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Of the optimizer and of those that it wraps (Lookahead's): the state by parameter name.
+
+    And their groups' settings with their members.
+    """
+    names = {id(p): n for n, p in model.named_parameters()}
+    saved = []
+    for each in optimizers_of(optimizer):
+        groups = []
+        for group in each.param_groups:
+            settings = {k: v for k, v in group.items() if k != "params"}
+            groups.append(settings | {"names": [names[id(p)] for p in group["params"]]})
+        state = {names[id(p)]: dict(values) for p, values in each.state.items()}
+        saved.append({"groups": groups, "state": state})
+    return saved
 
 
 def load_optimizer_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]
+    model: nn.Module, optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]
 ) -> None:
     """Give a fresh optimizer over ``model`` the saved state and the saved order of parameters."""
-    parameters = {plain_name(n): p for n, p in model.named_parameters()}
-    for group, kept in zip(optimizer.param_groups, saved["groups"], strict=True):
-        group.update({k: v for k, v in kept.items() if k != "names"})
-        group["params"] = [parameters[n] for n in kept["names"]]
-    optimizer.state.clear()
-    for name, values in saved["state"].items():
-        optimizer.state[parameters[name]] = {
-            k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()
-        }
+    parameters = dict(model.named_parameters())
+    for each, kept in zip(optimizers_of(optimizer), saved, strict=True):
+        for group, members in zip(each.param_groups, kept["groups"], strict=True):
+            group.update({k: v for k, v in members.items() if k != "names"})
+            group["params"] = [parameters[n] for n in members["names"]]
+        each.state.clear()
+        for name, values in kept["state"].items():
+            each.state[parameters[name]] = {
+                k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()
+            }
 
 
 def begin(
@@ -112,7 +119,7 @@ def save_last(state: TrainingState, output: Path, recipe: Recipe, data: Batches)
         "epoch": state.epoch,
         "step": state.step,
         "metric": state.history[-1].test_acc if state.history else None,
-        "state_dict": dict(surgery.plain_state_dict(state.model)),
+        "state_dict": dict(state.model.state_dict()),
         "state_dict_ema": None,
         "optimizer": optimizer_state(state.model, state.optimizer),
         "structure": state.live_structure().model_dump(),
@@ -130,7 +137,7 @@ def save_last(state: TrainingState, output: Path, recipe: Recipe, data: Batches)
         "changes": state.changes,
     }
     if state.ema is not None:
-        saved["state_dict_ema"] = dict(surgery.plain_state_dict(state.ema.module))
+        saved["state_dict_ema"] = dict(state.ema.module.state_dict())
     checkpoint_file.write(saved, output / LAST)
 
 
@@ -230,12 +237,12 @@ def restore_checkpoint(
     with naming(f"{of} state_dict_ema"):
         if state.ema is not None:
             state.ema = ModelEmaV3(state.model, decay=state.ema.decay, use_warmup=True)
-            surgery.load_plain_state_dict(state.ema.module, saved["state_dict_ema"])
+            surgery.load_state_dict(state.ema.module, saved["state_dict_ema"])
     with naming(f"{of} state_dict"):
-        surgery.load_plain_state_dict(state.model, saved["state_dict"])
+        surgery.load_state_dict(state.model, saved["state_dict"])
     with naming(f"{of} optimizer"):
         load_optimizer_state(state.model, state.optimizer, saved["optimizer"])
-        surgery.check_optimizer(state.model, state.optimizer)
+        check_held(state.model, [state.optimizer])
     with naming(f"{of} history"):
         state.history = [HistoryRow(**row) for row in saved["history"]]
         state.epoch, state.step = saved["epoch"], saved["step"]

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from cpt_nas.data.batches import Batches
-from cpt_nas.pruning import surgery
 from cpt_nas.pruning.export import check_export, export
 from cpt_nas.train import run_folder
 from cpt_nas.train.divergence import refuse_diverged
@@ -129,7 +128,7 @@ def export_network(state: TrainingState, recipe: Recipe, output: Path, data: Bat
     try:
         export(
             state.live_structure(),
-            surgery.plain_state_dict(state.judged()),
+            state.judged().state_dict(),
             unfinished / run_folder.EXPORT,
             input_size=list(recipe.data.input_size),
             mean=list(data.mean),
