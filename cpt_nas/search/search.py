@@ -229,9 +229,8 @@ class Search:
             self.gated.forget()
             backward.check_weights(self.model, self.steps)
             return False
-        gates = self.gated.all_gates()
+        settings, gates = self.settings, self.gated.all_gates()
         self._driven = True
-        settings = self.settings
         keep = importance.kept_memory(settings.estimation * settings.ramp_steps)
         for gate, new in zip(gates, slopes, strict=True):
             gate.remember(keep, new)
@@ -242,9 +241,8 @@ class Search:
         due = self.steps % settings.cut_interval == 0
         last = settings.freeze_step is not None and self.steps >= settings.freeze_step
         if due or last:
-            levels = self.rule.trace(self.steps)
-            row = records.trace_row(self.steps, levels, self.gated, self.undecided())
-            self.trace.append(row)
+            levels, open_ = self.rule.trace(self.steps), self.undecided()
+            self.trace.append(records.trace_row(self.steps, levels, self.gated, open_))
         if last:
             networks = [self.model, *self.gated.copies]
             self.freeze()
@@ -375,7 +373,7 @@ class Search:
         """
         if self.steps or self.gated.structure != self.dense:
             raise ValueError("checkpoint: the search has begun; load into a freshly attached one")
-        wanted = saved_structure(state, self.dense)
+        wanted = saved_structure(state, self.dense, self.gated)
         kept: Kept = {
             name: {g: torch.tensor(u.kept) for g, u in b.units.items()} if b.kept else None
             for name, b in wanted.branches.items()

@@ -33,29 +33,31 @@ OF_THE_MACHINE = ("data.root", "data.workers", "data.download", "train.device", 
 """Keys of a recipe that may change between the parts of a training: where it runs, not what."""
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Of the optimizer and of those that it wraps (Lookahead's): the state by parameter name.
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state by parameter name, and its groups' settings with their members.
 
-    And their groups' settings with their members.
+    ``wrapped`` holds the same of the optimizers that it wraps, as Lookahead does.
     """
+    first, *wrapped = (_state_of(model, each) for each in optimizers_of(optimizer))
+    return first | {"wrapped": wrapped}
+
+
+def _state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     names = {id(p): n for n, p in model.named_parameters()}
-    saved = []
-    for each in optimizers_of(optimizer):
-        groups = []
-        for group in each.param_groups:
-            settings = {k: v for k, v in group.items() if k != "params"}
-            groups.append(settings | {"names": [names[id(p)] for p in group["params"]]})
-        state = {names[id(p)]: dict(values) for p, values in each.state.items()}
-        saved.append({"groups": groups, "state": state})
-    return saved
+    groups = []
+    for group in optimizer.param_groups:
+        settings = {k: v for k, v in group.items() if k != "params"}
+        groups.append(settings | {"names": [names[id(p)] for p in group["params"]]})
+    state = {names[id(p)]: dict(values) for p, values in optimizer.state.items()}
+    return {"groups": groups, "state": state}
 
 
 def load_optimizer_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]
+    model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]
 ) -> None:
     """Give a fresh optimizer over ``model`` the saved state and the saved order of parameters."""
     parameters = dict(model.named_parameters())
-    for each, kept in zip(optimizers_of(optimizer), saved, strict=True):
+    for each, kept in zip(optimizers_of(optimizer), [saved, *saved["wrapped"]], strict=True):
         for group, members in zip(each.param_groups, kept["groups"], strict=True):
             group.update({k: v for k, v in members.items() if k != "names"})
             group["params"] = [parameters[n] for n in members["names"]]

@@ -108,26 +108,21 @@ def inner(saved: dict, *path: Any) -> Any:
     return saved
 
 
-def weights(saved: dict) -> dict:
-    """What is saved of the optimizer of the weights, or of the first of several."""
-    optimizer = saved["optimizer"]
-    return optimizer[0] if isinstance(optimizer, list) else optimizer
-
-
 WRONG: dict[str, tuple[str, Callable[[dict], object]]] = {
     "a tensor less": ("state_dict", lambda s: inner(s, "state_dict").popitem()),
     "another shape": ("state_dict", lambda s: s["state_dict"].update({"fc.bias": torch.ones(3)})),
     "no tensor": ("state_dict", lambda s: s["state_dict"].update({"fc.bias": "x"})),
-    "a group less": ("optimizer", lambda s: weights(s)["groups"].pop()),
-    "a parameter less": ("optimizer", lambda s: weights(s)["groups"][0]["names"].pop()),
+    "a group less": ("optimizer", lambda s: s["optimizer"]["groups"].pop()),
+    "a parameter less": ("optimizer", lambda s: s["optimizer"]["groups"][0]["names"].pop()),
     "an unknown parameter": (
         "optimizer",
-        lambda s: weights(s)["groups"][0]["names"].append("x"),
+        lambda s: s["optimizer"]["groups"][0]["names"].append("x"),
     ),
-    "no groups": ("optimizer", lambda s: weights(s).clear()),
+    "another optimizer": ("optimizer", lambda s: s["optimizer"]["wrapped"].append({})),
+    "no groups": ("optimizer", lambda s: s["optimizer"].clear()),
     "a search without gates": ("search", lambda s: s["search"].pop("gates")),
     "a search without a rule": ("search", lambda s: s["search"].update(rule=None)),
-    "masks of another size": ("search", lambda s: s["search"]["masks"].popitem()),
+    "a gate less": ("search", lambda s: s["search"]["gates"].popitem()),
     "no search": ("search", lambda s: s.update(search=None)),
     "rows less": ("history", lambda s: s["history"].pop()),
     "rows of another table": ("history", lambda s: s["history"][0].pop("lr")),
