@@ -121,7 +121,7 @@ def _entry(name: str, member: tarfile.TarInfo, earlier: dict[str, File | _Link])
         target = earlier.get(_normal(member.linkname))
         if target is None:
             return File(name, 0, fault=f"link to {member.linkname}, which the archive lacks")
-        return target if isinstance(target, _Link) else target._replace(name=name)
+        return target  # _follow gives it its own name
     return File(name, 0, fault="is not a regular file")
 
 

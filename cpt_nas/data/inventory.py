@@ -6,6 +6,7 @@ import hashlib
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -216,8 +217,8 @@ def class_names(where: str, folders: list[str], names: list[str]) -> list[str]:
         names: of every image.
 
     Raises:
-        ValueError: images outside class folders, class folders inside others or not all at one
-            depth, or fewer than two classes.
+        ValueError: images outside class folders, class folders inside others, not all at one
+            depth or of names that look alike, or fewer than two classes.
     """
     distinct = set(folders)
     if len(distinct) < 2:
@@ -229,6 +230,10 @@ def class_names(where: str, folders: list[str], names: list[str]) -> list[str]:
         lie = "lies" if len(outside) == 1 else "lie"
         raise ValueError(f"data.root: {where}: {few(outside)} {lie} outside the class folders")
     known = set(classes)
+    alike: dict[str, str] = {}
+    for name in sorted(known):
+        if (twin := alike.setdefault(unicodedata.normalize("NFC", name), name)) != name:
+            raise ValueError(f"data.root: {where}: two folders look alike, {twin!a} and {name!a}")
     by_name = sorted(known, key=class_order)
     for name in by_name:
         for above in _above(name):
@@ -251,6 +256,8 @@ def check_same_classes(root: str, train: Split, test: Split) -> None:
     if train.classes == test.classes:
         return
     differ = sorted(set(train.classes) ^ set(test.classes), key=class_order)
+    if len({unicodedata.normalize("NFC", name) for name in differ}) < len(differ):
+        differ = [ascii(name) for name in differ]  # told apart only by how accents are encoded
     raise ValueError(
         f"data.root: {root}: {train.name} and {test.name} hold different classes:"
         f" only one has {few(differ)}"

@@ -410,3 +410,14 @@ def test_names_never_break_a_line(tmp_path):
     root = write_root(tmp_path, content, suffix="")
     with pytest.raises(ValueError, match=r"dog/line\\nbreak.png is not a readable image: empty"):
         load(root)
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    """A system may write an accent as a character of its own."""
+    one, two = "\u00e9t\u00e9", "e\u0301te\u0301"
+    root = write_root(tmp_path, members(1, (one, "x")), members(1, (two, "x")), "")
+    with pytest.raises(ValueError, match=r"only one has 'e.u0301te.u0301', '.xe9t.xe9'"):
+        load(root, 1)
+    write_folder(root / "train", members(1, (two,)))
+    with pytest.raises(ValueError, match=r"two folders look alike, 'e.u0301te.u0301' and '.xe9t"):
+        load(root, 1)
