@@ -76,6 +76,9 @@ class Profile(Section):
         strangers = {m for layer in self.layers for m in layer.count} - set(self.dense)
         if strangers:
             raise ValueError(f"layers: count names {sorted(strangers)}, not in workload.models")
+        widths = [(x.signature, x.in_channels, x.out_channels) for x in self.layers]
+        if not any(self.cost(s).at(i, o) for s, i, o in widths):
+            raise ValueError("layers: all of them cost nothing")
         return self
 
     def __repr__(self) -> str:

@@ -6,8 +6,9 @@ import copy
 import errno
 import html
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_any_values_survive_yaml(
     content["name"] = name
     content["created"] |= {"command": command, "seed": seed}
     content["cost_model"]["calibration"] |= {"scale": scale, "offset_s": offset}
-    content["cost_model"]["calibration"]["by_form"] = {"dense": kappa, "channel": coefficients[0]}
+    content["cost_model"]["calibration"]["by_form"] = {"dense": 1.0, "channel": coefficients[0]}
     content["cost_model"]["calibration"]["per_layer_s"] = coefficients[1]
     content["cost_model"]["calibration"]["drift"] = drift
     content["protocol"]["contention"] = coefficients[2]
@@ -115,6 +116,11 @@ def list_a_layer_twice(content: Content) -> None:
     content["layers"].append(content["layers"][0])
 
 
+def cost_nothing(content: Content) -> None:
+    for layer in content["layers"]:
+        layer["coefficients"] = dict.fromkeys(layer["coefficients"], 0.0)
+
+
 FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("nonsense", 1), "nonsense"),
     (put("workload.colour", "red"), "workload.colour"),
@@ -147,6 +153,7 @@ FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("layers.0.dense.median_s", 1e300), "layers.0.dense.median_s (1e+300)"),
     (put("layers.0.coefficients.per_in_s", 1e300), "layers.0.coefficients.per_in_s (1e+300)"),
     (put("layers.0.count.tiny", 2**63), "layers.0.count.tiny (9223372036854775808)"),
+    (cost_nothing, "layers: all of them cost nothing"),
     (put("layers.0.count.other", 1), "layers: count names ['other'], not in workload.models"),
     (put("layers.0.fit_range.in_channels", [3, 2]), "layers.0.fit_range: 3 .. 2 must not fall"),
     (put("dense.tiny.memory.parameter_bytes", 2**70), "dense.tiny.memory.parameter_bytes"),
@@ -197,6 +204,43 @@ def test_several_faults_are_named_at_once(content: Content) -> None:
         content["weights"][key] = -1.0
     with pytest.raises(ProfileError, match=r"kappa.*alpha.*; and 1 more"):
         parse(content)
+
+
+def places(content: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path to every value in plain data."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in inner:
+        yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*path, key))
+
+
+numbers = st.sampled_from([-1, 0, 2**63, 10**4000, -0.0, 1e300, 5e-324, math.nan, math.inf])
+texts = st.sampled_from(["", "x" * 6000, "a\nb", "\ud800", "1e-3", b"x"])
+others = st.sampled_from([None, True, [], {}, [[[]]], {"a": 1}, {1: 2}, (1, 2)])
+
+
+@given(st.floats(0, 1, exclude_max=True), numbers | texts | others)
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_value_anywhere_is_refused_in_one_line_or_can_be_saved(
+    tiny_profile: Profile, tmp_path: Path, where: float, value: Any
+) -> None:
+    content = tiny_profile.model_dump(mode="json", by_alias=True)
+    paths = list(places(content))
+    *parents, last = paths[int(where * len(paths))]
+    inner: Any = content
+    for key in parents:
+        inner = inner[key]
+    inner[last] = value
+    try:
+        profile = parse(content)
+    except ProfileError as error:
+        assert "\n" not in str(error) and len(str(error)) < 300
+        return
+    save(profile, tmp_path / "p.yaml")
+    assert load(tmp_path / "p.yaml") == profile
 
 
 @pytest.fixture(scope="module")
