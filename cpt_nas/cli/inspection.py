@@ -81,21 +81,10 @@ def show(out: Console, model: nn.Module, space: SearchSpace, name: str) -> None:
     said = [(path, reason) for path, reason in space.refusals.items()]
     said += [(item.name, item.branch.uncut) for item in space.branches if item.branch.uncut]
     for reason in dict.fromkeys(reason for _, reason in said):
-        paths = [path for path, why in said if why == reason]
-        some = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-        out.print(f"not gated: {some}: {reason}", highlight=False)
-    covered = {item.block for item in space.branches} | set(space.refusals)
-    rest = [
-        name
-        for name, child in model.named_children()
-        if not _holds(name, covered) and list(child.parameters())
-    ]
-    if rest and "" not in covered:
-        out.print(
-            f"not gated: {', '.join(rest)}: outside any block with an adapter"
-            " (stem, head: the residual stream keeps its width)",
-            highlight=False,
-        )
+        paths = [path or "the model" for path, why in said if why == reason]
+        out.print(f"not gated: {_some(paths)}: {reason}", highlight=False)
+    for reason, paths in _beside(model, space).items():
+        out.print(f"not gated: {_some(paths)}: {reason}", highlight=False)
     out.print(
         f"gates can remove {reached.by_all:,} of {reached.total:,} parameters"
         f" ({reached.by_all / max(reached.total, 1):.0%})",
@@ -103,5 +92,29 @@ def show(out: Console, model: nn.Module, space: SearchSpace, name: str) -> None:
     )
 
 
-def _holds(name: str, paths: set[str]) -> bool:
-    return any(p == name or p.startswith(name + ".") for p in paths)
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+OUTSIDE = "outside any block with an adapter (stem, head: the residual stream keeps its width)"
+
+
+def _beside(model: nn.Module, space: SearchSpace) -> dict[str, list[str]]:
+    """Reason -> modules with parameters that no adapter says anything of."""
+    spoken = {item.block for item in space.branches} | set(space.refusals)
+    spoken |= {item.name for item in space.branches}
+    found: dict[str, list[str]] = defaultdict(list)
+
+    def visit(path: str, module: nn.Module) -> None:
+        if path in spoken or not list(module.parameters()):
+            return
+        if not path or any(p.startswith(path + ".") for p in spoken):
+            for name, child in module.named_children():
+                visit(join(path, name), child)
+        elif "." not in path:
+            found[OUTSIDE].append(path)
+        elif any(p.dim() > 1 for p in module.parameters()):  # norms go with what they norm
+            found[f"{type(module).__name__} has no adapter"].append(path)
+
+    visit("", model)
+    return found

@@ -74,6 +74,13 @@ def test_a_library_that_only_training_needs_is_named(
         (["inspect", "resnet_18"], "timm has no 'resnet_18'"),
         (["inspect", "resnet18", "--exclude", "stage9*"], "'stage9*' matches no branch"),
         (["inspect", "inception_v3"], "nothing can be gated"),
+        (["inspect", "no.such:make"], "no.such:make cannot be imported: No module named 'no'"),
+        (["inspect", "os:nothing"], "os:nothing cannot be imported: module 'os' has no"),
+        (["inspect", "os:sep"], "os:sep is neither a model nor makes one"),
+        (["inspect", "os:getcwd"], "os:getcwd makes str, not a model"),
+        (["inspect", "os:getcwd", "--model-kwargs", "x=1"], "os:getcwd with model-kwargs {'x': 1}"),
+        (["inspect", "hf-hub:timm/resnet18"], "timm has no 'hf-hub:timm/resnet18'"),
+        (["inspect", "resnet18", "--input-size", "3", "0", "32"], "input-size: (3, 0, 32)"),
         (["export", "nowhere", "-o", "out"], "nowhere has no export/config.json"),
         (["report", "nowhere", "-o", "out"], "nowhere"),
     ],
@@ -104,6 +111,49 @@ def test_inspect_names_what_is_gated_and_what_is_not(cpt_nas: Shell, tmp_path: P
     assert "act1: 64 filters" in done.stdout
     assert "not gated: layer4.1: excluded by pattern" in done.stdout
     assert "conv1, bn1, fc: outside any block" in done.stdout
+
+
+def test_inspect_names_classes_without_an_adapter(cpt_nas: Shell, tmp_path: Path) -> None:
+    done = cpt_nas("inspect", "swin_tiny_patch4_window7_224", cwd=tmp_path)
+    assert "attn: WindowAttention has no adapter, so its units stay" in done.stdout
+    done = cpt_nas("inspect", "davit_tiny", cwd=tmp_path)
+    assert "and 3 more: ChannelAttention has no adapter" in done.stdout
+
+
+OWN = """
+import timm
+from torch import nn
+
+class Lora(nn.Linear):
+    pass
+
+class Tapped(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.net = timm.create_model("test_vit", img_size=32)
+        self.net.blocks[0].attn.proj = Lora(64, 64)
+        self.body = nn.Sequential(nn.Linear(1000, width), nn.ReLU(), nn.Linear(width, 4))
+
+    def forward(self, x):
+        y = self.body[0](self.net(x))
+        return self.body[2](self.body[1](y)) + y.mean()
+
+model = Tapped()
+"""
+
+
+def test_inspect_takes_a_model_of_ones_own(cpt_nas: Shell, tmp_path: Path) -> None:
+    """As attach does: with an input size every branch is tried."""
+    (tmp_path / "own_nets.py").write_text(OWN)
+    done = cpt_nas("inspect", "own_nets:model", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "attn: proj: Lora, a class that is neither PyTorch's nor timm's" in done.stdout
+    assert "not tried: with --input-size every branch is masked and cut" in done.stdout
+    arguments = ["--model-kwargs", "width=6", "--input-size", "3", "32", "32"]
+    done = cpt_nas("inspect", "own_nets:Tapped", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not gated: body: something else reads what lies inside it" in done.stdout
+    assert "Tapped is not made by timm under a name; its state_dict" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["train", "retrain", "inspect", "export", "report", "demo"])
