@@ -22,6 +22,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -316,13 +317,20 @@ def _correct_all(
 def _kept(
     readings: Mapping[str, Sequence[Sequence[Reading]]],
 ) -> dict[str, list[list[Reading]]]:
-    """By label and round: without the interrupted ones if every label has enough others."""
+    """By label and round, what counts: the same rounds or at least the same kind for every label.
+
+    These are the rounds in which no label was interrupted throughout; if they are too few, every
+    label's own such rounds; if one label has too few, all readings of all of them.
+    """
     clean = {
-        label: [kept for values in rounds if (kept := [r for r in values if not r.interrupted])]
+        label: [[r for r in values if not r.interrupted] for values in rounds]
         for label, rounds in readings.items()
     }
-    if min(map(len, clean.values())) >= MIN_ROUNDS:
-        return clean
+    common = [all(of_labels) for of_labels in zip(*clean.values(), strict=True)]
+    if sum(common) >= MIN_ROUNDS:
+        return {label: list(compress(rounds, common)) for label, rounds in clean.items()}
+    if min(sum(map(bool, rounds)) for rounds in clean.values()) >= MIN_ROUNDS:
+        return {label: list(filter(None, rounds)) for label, rounds in clean.items()}
     return {label: [list(values) for values in rounds] for label, rounds in readings.items()}
 
 

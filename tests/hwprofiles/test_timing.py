@@ -112,9 +112,20 @@ def test_interrupted_readings_are_dropped(
     assert 10 <= timed.measurements["a"].n < 40
 
 
-@pytest.mark.parametrize(("share", "fewest", "most"), [(0.5, 10, 39), (0.95, 40, 40)])
+@pytest.mark.parametrize(
+    ("shares", "is_clean", "same_rounds"),
+    [
+        ([0.1, 0.4], True, True),  # both clean in enough rounds
+        ([0.1, *[0.5] * 6], True, False),  # each is, but not all at once
+        ([0.1, 0.95], False, True),  # one hardly ever is
+    ],
+)
 def test_which_readings_count_is_decided_for_all_labels_together(
-    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, most: int
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    shares: list[float],
+    is_clean: bool,
+    same_rounds: bool,
 ) -> None:
     switches = 0
 
@@ -128,13 +139,12 @@ def test_which_readings_count_is_decided_for_all_labels_together(
         return case
 
     monkeypatch.setattr(timers, "_involuntary_switches", lambda: switches)
-    chain = [("calm", busy(0.1)), ("busy", busy(share))]
-    timed = measure_rounds({}, clock.work(1e-4), CpuTimer(clock), [chain], rounds=20)
-    calm, hindered = (timed.measurements[label] for label in ("calm", "busy"))
-    assert fewest <= hindered.n <= most and fewest <= calm.n
-    # All readings of both, or clean ones of both.
-    all_clean = max(calm.times_s) < 5e-3
-    assert all_clean == (max(hindered.times_s) < 5e-3) == (most < 40)
+    chain = [(f"{i}", busy(share)) for i, share in enumerate(shares)]
+    timed = measure_rounds({}, clock.work(1e-4), CpuTimer(clock), [chain], rounds=24)
+    found = timed.measurements.values()
+    assert [max(m.times_s) < 5e-3 for m in found] == [is_clean] * len(shares)
+    assert min(m.n for m in found) >= 10
+    assert (len({m.n for m in found}) == 1) == same_rounds
 
 
 def test_if_all_is_interrupted_the_readings_stay(
