@@ -101,6 +101,13 @@ def test_no_global_flag_changes_the_multiply_adds(monkeypatch: pytest.MonkeyPatc
     assert counts[2] == counts[3]
 
 
+def test_inference_mode_changes_nothing() -> None:
+    model, x = Attending(True, False), torch.rand(2, TOKENS, WIDTH)
+    plain = trace(model, x)
+    with torch.inference_mode():
+        assert trace(model, x) == plain
+
+
 def test_the_default_device_and_dtype_change_nothing() -> None:
     model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(inplace=True)), torch.rand(2, 6, 8)
     plain = trace(model, x)
@@ -150,6 +157,12 @@ def test_recurrent_layers_are_counted_with_a_word(rnn: nn.Module, batch: int) ->
         specs = trace(Recurrent(rnn), torch.rand(batch, 5, 8))
     assert sum(s.macs for s in specs) == 5 * sum(p.numel() for p in rnn.parameters() if p.dim() > 1)
     assert sum(s.params for s in specs) == sum(p.numel() for p in rnn.parameters())
+
+
+def test_a_convolution_padded_to_the_same_size_is_counted_with_a_word() -> None:
+    with pytest.warns(UserWarning, match="as torch counts them"):
+        macs = total(nn.Conv2d(4, 6, 3, padding="same"), torch.rand(2, 4, 8, 8))
+    assert macs == 6 * 4 * 9 * 64
 
 
 @pytest.mark.parametrize(
