@@ -189,14 +189,15 @@ def _in_memory(
     training, testing = both
     if data.train_limit is not None:
         training = training.subset(stratified(training.labels, data.train_limit, train.seed))
-    mirrored = data.name != "digits"  # a mirrored digit is none
-    augment = {"crop+flip": "crop"}.get(data.augment) if not mirrored else None
+    augment = data.augment
+    if data.name == "digits" and augment == "crop+flip":  # a mirrored digit is none
+        augment = "crop"
     return MemoryBatches(
         training,
         testing,
         batch_size=train.batch_size,
         seed=train.seed,
-        augment=augment or data.augment,
+        augment=augment,
         mean=data.mean,
         std=data.std,
         rank=rank,

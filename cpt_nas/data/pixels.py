@@ -64,6 +64,8 @@ def reason(error: Exception) -> str:
 
 def _decode(content: Content, channels: int, glance: bool) -> Picture:
     image = content if isinstance(content, Image.Image) else _open(content)
+    if 0 in image.size:
+        raise Unreadable("without pixels")
     mode = "L" if channels == 1 else "RGB"
     remarks = []
     if image.format != "MPO" and getattr(image, "is_animated", False):

@@ -52,18 +52,18 @@ def torchvision_split(name: str, root: Path, training: bool, download: bool) -> 
         raise ValueError(
             f"data.root: {root}: {name} cannot be loaded: {reason(error)} (data.download=true)"
         ) from None
+    if len(dataset) == 0:
+        raise ValueError(f"data.root: {root}: {name} holds no images")
     labels = torch.as_tensor(getattr(dataset, "targets", ()))
     classes = tuple(_class_name(c) for c in getattr(dataset, "classes", ()))
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(dataset):
         raise ValueError(f"data.name: {name} has not one label an image, try torch/cifar10")
-    labels = labels.long()
-    if len(labels) == 0 or not 0 <= labels.min() <= labels.max() < len(classes):
+    if not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(
             f"data.root: {root}: {name} has labels from {labels.min()} to {labels.max()}"
             f" for {len(classes)} classes"
-            if len(labels)
-            else f"data.root: {root}: {name} holds no images"
         )
+    labels = labels.long()
     files = [File(f"{i:09d}", 0, i) for i in range(len(labels))]
     where = f"{name} {split}"
     return Split(where, f"{root}: {where}", TorchvisionSet(dataset), files, labels, classes)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import timm.data
 import torch
 from PIL import Image
 from rich.console import Console
@@ -153,6 +154,32 @@ def test_torchvision_sets(cifar):
     assert torch.equal(
         data.testing.images, torch.from_numpy(pixels["test_batch"].reshape(-1, 3, 32, 32))
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": [[0, 1]] * 50}, "data.name: torch/cifar10 has not one label an image"),
+        ({"targets": [0] * 49}, "data.name: torch/cifar10 has not one label an image"),
+        ({"targets": [*range(10)] * 4 + [*range(1, 11)]}, "labels from 0 to 10 for 10 classes"),
+        ({"data": np.zeros((0, 32, 32, 3)), "targets": []}, "torch/cifar10 holds no images"),
+        ({"data": np.zeros((50, 0, 0, 3), np.uint8)}, "50 of 50 images are not readable"),
+    ],
+)
+def test_torchvision_sets_that_are_no_classification(cifar, monkeypatch, changes, message):
+    create = timm.data.create_dataset
+
+    def changed(*args, **kwargs):
+        dataset = create(*args, **kwargs)
+        for name, value in changes.items() if kwargs["split"] == "train" else ():
+            setattr(dataset, name, value)
+        return dataset
+
+    monkeypatch.setattr("timm.data.create_dataset", changed)
+    for in_memory in (True, False):
+        with pytest.raises(ValueError, match=message) as caught:
+            load(cifar[0], name="torch/cifar10", in_memory=in_memory, input_size=(3, 32, 32))
+        one_line(caught)
 
 
 # ---- errors -----------------------------------------------------------------------------------
