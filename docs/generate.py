@@ -23,10 +23,12 @@ from typer.testing import CliRunner
 from cpt_nas.cli import app
 from cpt_nas.data.config import DataConfig
 from cpt_nas.gates.bernoulli import ESTIMATORS
-from cpt_nas.report import latency, tables
+from cpt_nas.report import tables
+from cpt_nas.report.rows import BudgetRow, LatencyRow, RunRow
 from cpt_nas.search import records
 from cpt_nas.search.settings import SearchConfig
 from cpt_nas.train.recipe import ModelConfig, TrainConfig
+from cpt_nas.train.run_folder import SUMMARY
 from cpt_nas.train.run_rows import HistoryRow, LayerRow, Result, columns
 from hwprofiles.cli import app as profiles_app
 from hwprofiles.target import Target
@@ -64,81 +66,21 @@ MEANINGS = {
     "in_memory is false",
     "data.std": "a number a channel; null: as for the mean",
     "search.latency_budget": "upper bound, or a share of the dense network's; by the profile",
-    "search.params_budget": "upper bound, or a share of the dense network's",
     "search.macs_budget": "upper bound, or a share of the dense network's. Of several budgets all "
     "hold",
     "search.log_gamma": "pruning level, the price of the whole network a branch (eq. 13); null: it "
     "follows from the budgets, or is 0.02 where there are none",
-    "search.threshold": "a gate whose theta is at or below it is removed for good",
-    "search.cut_interval": "steps between two checks of what can be cut",
-    "search.fold": "gates are folded into weights; false: activations are multiplied (the slow "
-    "reference)",
     "search.target": "the setting that the network is to run in "
     "([profiles](../guide/profiles.md)); null: the profile's",
-    "search.include": "patterns of the names of the branches that are searched; empty: all",
-    "search.exclude": "patterns of the names of branches that are left as they are",
-    "search.estimator": "how theta's gradient is estimated from the samples",
-    "search.allow_foreign": "the network is to run on the profile's machine, not on this one",
     "search.warmup": "share of the training in which nothing is charged",
     "search.ramp": "share of the training after it in which the price rises, or with a budget "
     "importance is estimated and then the cost falls",
     "search.freeze": "share of the training after which every gate is decided; null: at the end",
     "data.workers": "threads, or where in_memory is false processes, that decode images",
-    "train.seed": "of the first weights, the order, the augmentation and the masks",
-}
-HISTORY_CSV = {
-    "epoch": "epochs done by then, from 1",
-    "step": "optimizer steps done by then",
-    "train_acc": "percent of the training images that were classified rightly",
-    "test_acc": "percent of the test images that were classified rightly",
-    "branches_left": "branches that are left",
-    "units_left": "units that are left in them",
-    "epoch_s": "seconds that the epoch took, evaluation included",
-    "train_load": "multiply-adds of all epochs until then, over the dense network's",
 }
 SUMMARY_CSV = {
-    "epoch": "epochs done by then, from 1",
-    "train_loss": "mean cross-entropy on the training images",
     "eval_loss": "mean cross-entropy on the test images",
     "eval_top1": "percent of the test images that were classified rightly",
-    "lr": "learning rate at the end of the epoch",
-}
-LAYERS_CSV = {
-    "name": "the layer's path in the model",
-    "type": "what it is, such as conv2d",
-    "branch": "the branch that it vanishes with; empty where there is none",
-    "macs_dense": "multiply-adds before the search",
-    "params_dense": "parameters before the search",
-    "macs": "multiply-adds after it; 0 where the branch is gone",
-    "params": "parameters after it; 0 where the branch is gone",
-}
-RESULT_JSON = {
-    "status": "`finished`; while the run goes on `running`, with few other keys",
-    "kind": "`search`, `retrain` or `dense`",
-    "macs": "multiply-adds of the exported network",
-    "params": "parameters of the exported network",
-    "macs_dense": "multiply-adds of the dense network",
-    "params_dense": "parameters of the dense network",
-    "branches": "branches that are left",
-    "branches_dense": "branches of the dense network",
-    "units": "units that are left",
-    "units_dense": "units of the dense network",
-    "seed": "of the recipe",
-    "epochs": "of the recipe",
-    "log_gamma": "pruning level at the end",
-    "alpha": "weight of computation against parameters",
-    "kappa": "weight of layers against units",
-    "budgets": "measure to upper bound, in seconds or counts",
-    "binding": "the budget that is nearest to being broken",
-    "reached": "measure to what was reached, in seconds or counts",
-    "dense_costs": "measure to the dense network's, in seconds or counts",
-    "forced": "gates that were decided at the freeze against theta > 0.5",
-    "undecided_at_freeze": "share of the gates that were undecided when the structure was frozen",
-    "profile_fingerprint": "identifies the machine and software of the profile",
-    "changes": "of the recipe between the parts of the training: `epoch`, `key`, `was`, `now`",
-    "versions": "of Python and of the packages that the run used",
-    "commit": "of the checkout that the code ran from; null where there was none",
-    "dirty": "whether that checkout had changes",
 }
 SEARCH_CSV = {
     "step": "optimizer steps done by then",
@@ -173,41 +115,12 @@ ALLOCATIONS_CSV = {
     "kept": "units that are to stay in the end; 1 or 0 for a branch",
 }
 RUNS_CSV = {
-    "name": "of the run",
-    "status": "finished or running",
-    "model": "timm's name",
-    "kind": "search, retrain or dense",
-    "cost": "what the search lowered",
-    "profile": "name of its cost profile",
-    "seed": "of the recipe",
-    "epochs": "of the recipe",
-    "epochs_done": "epochs that have ended",
-    "accuracy": "percent of the test images that were classified rightly",
-    "macs, params": "of the network that is left",
-    "macs_dense, params_dense": "of the dense network",
-    "fPR, pPR": "percent of the dense network's multiply-adds and parameters that are gone",
-    "layers_left, layers": "convolutions and linear layers that are left, and of how many",
-    "branches_left, branches": "branches that are left, and of how many",
-    "units_left, units": "units that are left, and of how many",
-    "train_load": "training's multiply-adds over the dense training's",
-    "wall_s": "seconds of all epochs",
-    "budget:MEASURE, reached:MEASURE": "what was asked for and what was reached, s or counts",
-    "binding, forced, undecided_at_freeze": "as in result.json",
-    "predicted_s:NAME, measured_s:NAME": "seconds a batch in the setting of the profile NAME",
+    "budget:MEASURE": "upper bound that was asked for, s or count",
+    "reached:MEASURE": "what the found network takes of it, s or count",
+    "binding, forced, undecided_at_freeze": "as in result.json, of a search",
+    "predicted_s:NAME": "seconds a batch by the profile NAME",
+    "measured_s:NAME": "seconds a batch, measured in the setting of the profile NAME",
     "predicted_speedup:NAME, measured_speedup:NAME": "over the first dense run of the same model",
-}
-BUDGETS_CSV = {
-    "run": "name of the run",
-    "measure": "latency, params or macs",
-    "dense": "the dense network's, s or count",
-    "budget": "upper bound that was asked for",
-    "reached": "what the found network takes, as the search counts it",
-    "binding": "whether it is the budget that is nearest to being broken",
-    "forced": "gates that were decided at the freeze against theta > 0.5",
-    "undecided_at_freeze": "share of the gates that were undecided when the structure was frozen",
-    "measured_s": "seconds measured in the setting of the run's own profile; empty if not measured",
-    "verdict": "of the measurement: ok, or noisy where it is not to be trusted",
-    "off": "measured over reached, less 1",
 }
 STRUCTURES_CSV = {
     "model": "timm's name",
@@ -216,16 +129,6 @@ STRUCTURES_CSV = {
     "total": "units of the dense network",
     "RUN": "a column a run: units that are left; 0 where the branch is gone, empty where the "
     "model has no such group",
-}
-LATENCY_CSV = {
-    "run": "name of the run",
-    "profile": "name of the profile whose setting it is",
-    "predicted_s": "seconds a batch by the profile",
-    "measured_s": "median of the measured seconds a batch; empty if not measured",
-    "q25_s": "first quartile of the readings",
-    "q75_s": "third quartile of the readings",
-    "n": "number of readings",
-    "verdict": "ok, or noisy where the readings are not to be trusted",
 }
 CROSS_CSV = {
     "run": "name of the run",
@@ -404,29 +307,34 @@ def columns_table(names: Iterable[str], *texts: Mapping[str, str]) -> str:
     return meanings_table({name: known.get(name, "") for name in [*names, *extra]})
 
 
+def row_table(row: type[Any], dynamic: Mapping[str, str] = {}) -> str:
+    """A row a column of a table whose rows are of this type, then those that depend on the runs."""
+    known = described(row)
+    return meanings_table({name: known.get(name, "") for name in columns(row)} | dynamic)
+
+
 def meanings_table(texts: Mapping[str, str]) -> str:
     rows = [[", ".join(f"`{one}`" for one in k.split(", ")), v] for k, v in texts.items()]
     return table(["name", "meaning"], rows)
 
 
 def files_page() -> str:
-    nothing = pd.DataFrame(columns=list(latency.COLUMNS))
-    summary = ("epoch", "train_loss", "eval_loss", "eval_top1", "lr")
+    nothing = pd.DataFrame(columns=columns(LatencyRow))
     run_tables = {
-        "result.json": columns_table(columns(Result), described(Result), RESULT_JSON),
-        "history.csv": columns_table(columns(HistoryRow), described(HistoryRow), HISTORY_CSV),
-        "summary.csv": columns_table(summary, SUMMARY_CSV),
-        "layers.csv": columns_table(columns(LayerRow), LAYERS_CSV),
+        "result.json": row_table(Result),
+        "history.csv": row_table(HistoryRow),
+        "summary.csv": columns_table(SUMMARY, described(HistoryRow), SUMMARY_CSV),
+        "layers.csv": row_table(LayerRow),
         "search.csv": columns_table(records.TRACE_COLUMNS, SEARCH_CSV),
         "removed.csv": columns_table(records.REMOVED_COLUMNS, REMOVED_CSV),
         "allocations.csv": columns_table(records.ALLOCATION_COLUMNS, ALLOCATIONS_CSV),
     }
     report_tables = {
-        "runs.csv": meanings_table(RUNS_CSV),
-        "budgets.csv": columns_table(tables.budgets_table([], nothing).columns, BUDGETS_CSV),
+        "runs.csv": row_table(RunRow, RUNS_CSV),
+        "budgets.csv": row_table(BudgetRow),
         "structures.csv": columns_table(tables.structures_table([]).columns, STRUCTURES_CSV),
-        "latency.csv": columns_table(latency.COLUMNS, LATENCY_CSV),
-        "cross.csv": meanings_table(CROSS_CSV),
+        "latency.csv": row_table(LatencyRow),
+        "cross.csv": columns_table(tables.both_cross_tables(nothing, []).columns, CROSS_CSV),
     }
     parts = [
         "# Files\n",

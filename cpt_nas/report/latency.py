@@ -12,13 +12,14 @@ import torch
 from rich.console import Console
 
 import hwprofiles
+from cpt_nas.report.rows import LatencyRow
 from cpt_nas.train.run_folder import Run
+from cpt_nas.train.run_rows import columns
 from hwprofiles import Profile
 from hwprofiles.messages import naming
 from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import progress_bar
 
-COLUMNS = ("run", "profile", "predicted_s", "measured_s", "q25_s", "q75_s", "n", "verdict")
 NAN = float("nan")
 MEASURED_S = 1.5  # a network, at least: fifteen rounds of a fast one are over in a machine's mood
 
@@ -28,7 +29,7 @@ class Latency:
     """Seconds a forward pass of a whole batch takes.
 
     Attributes:
-        table: a row a run and profile; columns as in ``COLUMNS``, NaN where not known.
+        table: a row a run and profile; columns as in :class:`LatencyRow`, NaN where not known.
         settings: profile name -> what its setting is, in words.
         notes: what a reader has to know about the numbers, a sentence each.
     """
@@ -90,19 +91,19 @@ def latency(
         for run in runs:
             m = measured.get(run.name)
             rows.append(
-                {
-                    "run": run.name,
-                    "profile": name,
-                    "predicted_s": predicted.get(run.name, NAN),
-                    "measured_s": m.median_s if m else NAN,
-                    "q25_s": m.q25_s if m else NAN,
-                    "q75_s": m.q75_s if m else NAN,
-                    "n": m.n if m else NAN,
-                    "verdict": m.verdict if m else None,
-                }
+                LatencyRow(
+                    run=run.name,
+                    profile=name,
+                    predicted_s=predicted.get(run.name, NAN),
+                    measured_s=m.median_s if m else NAN,
+                    q25_s=m.q25_s if m else NAN,
+                    q75_s=m.q75_s if m else NAN,
+                    n=m.n if m else NAN,
+                    verdict=m.verdict if m else None,
+                )
             )
     settings = {name: describe_setting(profile) for name, profile in profiles.items()}
-    return Latency(pd.DataFrame(rows, columns=list(COLUMNS)), settings, notes)
+    return Latency(pd.DataFrame(rows, columns=columns(LatencyRow)), settings, notes)
 
 
 def describe_setting(profile: Profile) -> str:

@@ -5,11 +5,14 @@ Values stay in SI units and percent as recorded; what is not known is NaN.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pandas as pd
 
+from cpt_nas.report.rows import BudgetRow, RunRow
 from cpt_nas.train.run_folder import Run
+from cpt_nas.train.run_rows import columns
 
 NAN = float("nan")
 STRUCTURES_INDEX = ("model", "branch", "group", "total")
@@ -19,12 +22,11 @@ STRUCTURES_INDEX = ("model", "branch", "group", "total")
 def runs_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
     """One row a run.
 
-    ``fPR`` and ``pPR`` are the percentages of the dense network's MACs and parameters that are
-    gone, ``layers`` counts convolutions and linear layers. For each setting of ``latency`` there
-    are columns ``predicted_s:NAME`` and ``measured_s:NAME``, and the speed-ups against the first
-    dense run of the same model, NaN where there is none.
+    The columns are those of :class:`RunRow`, and for each setting of ``latency``
+    ``predicted_s:NAME`` and ``measured_s:NAME``, and the speed-ups against the first dense run of
+    the same model, NaN where there is none.
     """
-    table = pd.DataFrame([_row(run) for run in runs])
+    table = pd.DataFrame([dataclasses.asdict(_row(run)) | _budget_values(run) for run in runs])
     dense_of = {}
     for run in reversed(runs):
         if run.kind == "dense":
@@ -46,38 +48,35 @@ def _network(run: Run) -> str:
     return f"{run.model} {sorted(run.recipe.model.kwargs.items())} {run.recipe.data.input_size}"
 
 
-def _row(run: Run) -> dict[str, object]:
-    row: dict[str, object] = {
-        "name": run.name,
-        "status": run.result["status"],
-        "model": run.model,
-        "kind": run.kind,
-        "cost": run.result.get("cost"),
-        "profile": run.result.get("profile"),
-        "seed": run.recipe.train.seed,
-        "epochs": run.recipe.train.epochs,
-        "epochs_done": len(run.history),
-    }
+def _row(run: Run) -> RunRow:
     values = _finished_values(run) if run.finished else _running_values(run)
     layers_left, layers = count_layers(run.layers)
-    return row | {
-        "accuracy": values["accuracy"],
-        "macs": values["macs"],
-        "params": values["params"],
-        "macs_dense": values["macs_dense"],
-        "params_dense": values["params_dense"],
-        "fPR": 100 * (1 - values["macs"] / values["macs_dense"]),
-        "pPR": 100 * (1 - values["params"] / values["params_dense"]),
-        "layers_left": layers_left,
-        "layers": layers,
-        "branches_left": values["branches"],
-        "branches": values["branches_dense"],
-        "units_left": values["units"],
-        "units": values["units_dense"],
-        "train_load": values["train_load"],
-        "wall_s": values["wall_s"],
-        **_budget_values(run),
-    }
+    return RunRow(
+        name=run.name,
+        status=run.result["status"],
+        model=run.model,
+        kind=run.kind,
+        cost=run.result.get("cost"),
+        profile=run.result.get("profile"),
+        seed=run.recipe.train.seed,
+        epochs=run.recipe.train.epochs,
+        epochs_done=len(run.history),
+        accuracy=values["accuracy"],
+        macs=values["macs"],
+        params=values["params"],
+        macs_dense=values["macs_dense"],
+        params_dense=values["params_dense"],
+        fPR=100 * (1 - values["macs"] / values["macs_dense"]),
+        pPR=100 * (1 - values["params"] / values["params_dense"]),
+        layers_left=layers_left,
+        layers=layers,
+        branches_left=values["branches"],
+        branches=values["branches_dense"],
+        units_left=values["units"],
+        units=values["units_dense"],
+        train_load=values["train_load"],
+        wall_s=values["wall_s"],
+    )
 
 
 def _budget_values(run: Run) -> dict[str, object]:
@@ -108,23 +107,21 @@ def budgets_table(runs: Sequence[Run], latency: pd.DataFrame) -> pd.DataFrame:
             measured = float(own["measured_s"].iloc[0]) if timed else NAN
             verdict = own["verdict"].iloc[0] if timed else None
             rows.append(
-                {
-                    "run": run.name,
-                    "measure": measure,
-                    "dense": run.result["dense_costs"][measure],
-                    "budget": bound,
-                    "reached": reached,
-                    "binding": run.result["binding"] == measure,
-                    "forced": run.result["forced"],
-                    "undecided_at_freeze": run.result["undecided_at_freeze"],
-                    "measured_s": measured,
-                    "verdict": verdict,
-                    "off": measured / reached - 1,
-                }
+                BudgetRow(
+                    run=run.name,
+                    measure=measure,
+                    dense=run.result["dense_costs"][measure],
+                    budget=bound,
+                    reached=reached,
+                    binding=run.result["binding"] == measure,
+                    forced=run.result["forced"],
+                    undecided_at_freeze=run.result["undecided_at_freeze"],
+                    measured_s=measured,
+                    verdict=verdict,
+                    off=measured / reached - 1,
+                )
             )
-    columns = ["run", "measure", "dense", "budget", "reached", "binding", "forced"]
-    columns += ["undecided_at_freeze", "measured_s", "verdict", "off"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns(BudgetRow))
 
 
 def traces_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ class _Search(Section):
 
     Attributes:
         latency_budget: '12ms', or a share of the dense network's such as 0.5; by the profile.
-        params_budget: '150k', or a share.
+        params_budget: '150k', or a share of the dense network's.
         macs_budget: '20M', or a share. Of several budgets all hold.
         log_gamma: pruning level, the price of the whole network a branch (eq. 13); where there is
             a budget, it follows from that.
@@ -46,23 +46,25 @@ class _Search(Section):
         cost: what is charged: 'latency' (the profile's seconds a layer) or 'complexity' (eqs.
             9-13); default: the budgets' own measures, else latency where a profile is given.
         gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
-        estimator: gradient of theta, see :mod:`cpt_nas.gates`.
+        estimator: how theta's gradient is estimated from the samples, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
         theta_lr: Adam's rate for theta; default: so that a gate could cross its range 5 times
             before the freeze, and at least 0.02. With a budget, what theta moves in a step while
             the target falls; default: two thirds of its range between two allocations.
-        threshold: a gate at or below is removed for good.
+        threshold: a gate whose theta is at or below it is removed for good.
         polarize: weight of a term theta (1 - theta), scaled by each gate's own marginal cost; it is
             zero at 0 and 1, so it favours no structure, and pushes hanging gates to a side. With a
             budget nothing hangs, and there is no such term.
-        cut_interval: steps after which it is seen what can be cut.
+        cut_interval: steps between two checks of what can be cut.
         estimation: with a budget, the share of the ramp in which the gates' importance is only
             estimated; then the cost falls.
         rewind: at the freeze the weights go back to where they began, and the optimizer forgets;
             what the search has learned then is the structure alone.
         channel_divisor: widths are rounded up to a multiple; default: the profile's, else 1.
-        fold: gates folded into weights; False: activations multiplied (the slow reference).
-        include, exclude: patterns of branch names.
+        fold: gates are folded into weights; false: activations are multiplied (the slow
+            reference).
+        include: patterns of the names of the branches that are searched; empty: all.
+        exclude: patterns of the names of branches that are left as they are.
     """
 
     latency_budget: str | float | None = None
@@ -170,7 +172,7 @@ class SearchConfig(_Search):
     Attributes:
         profile: a cost profile's file, or a shipped one's name.
         target: the setting that the network is to run in; see docs/guide/profiles.md.
-        allow_foreign: it is to run on the profile's machine, not on this one.
+        allow_foreign: the network is to run on the profile's machine, not on this one.
         warmup: nothing is charged.
         ramp: then the price rises, or with a budget the cost falls.
         freeze: when every gate is decided; None: at the end.

@@ -55,7 +55,7 @@ class TrainConfig(Section):
     Attributes:
         epochs: passes over the training images, above 0.
         batch_size: examples a process and step, above 0.
-        seed: of weights, order, augmentation and masks; 0 to 2**32 - 1.
+        seed: of the first weights, the order, the augmentation and the masks; 0 to 2**32 - 1.
         device: cpu, cuda or cuda:N.
         threads: CPU threads; none: PyTorch's default.
         channels_last: memory format of the model and the batches.

@@ -39,6 +39,8 @@ TABLES = (
     *("history.csv", "summary.csv", "layers.csv"),
     *("search.csv", "removed.csv", "allocations.csv"),
 )
+SUMMARY = ("epoch", "train_loss", "eval_loss", "eval_top1", "lr")
+"""The columns of summary.csv, as timm's scripts name them."""
 FILES = (RECIPE, ARGS, PROFILE, STRUCTURE, RESULT, LAST, BEST, *TABLES)
 """The files of a run, each written whole or not at all; beside them the checkpoints of epochs."""
 PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
@@ -81,9 +83,8 @@ def write_history(output: Path, history: Sequence[HistoryRow]) -> None:
     """history.csv with every column, and timm's summary.csv."""
     table = pd.DataFrame([dataclasses.asdict(row) for row in history])
     write_whole(output / "history.csv", table.to_csv(index=False))
-    summary = table[["epoch", "train_loss", "test_loss", "test_acc", "lr"]]
-    names = {"test_loss": "eval_loss", "test_acc": "eval_top1"}
-    write_whole(output / "summary.csv", summary.rename(columns=names).to_csv(index=False))
+    renamed = table.rename(columns={"test_loss": "eval_loss", "test_acc": "eval_top1"})
+    write_whole(output / "summary.csv", renamed[list(SUMMARY)].to_csv(index=False))
 
 
 def write_trace(output: Path, search: Search) -> None:

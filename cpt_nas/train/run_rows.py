@@ -13,19 +13,25 @@ class HistoryRow:
     """A row of history.csv: one epoch.
 
     Attributes:
-        epoch, step: done by then, from 1; optimizer steps.
+        epoch: epochs done by then, from 1.
+        step: optimizer steps done by then.
         lr: learning rate at the end of the epoch.
         log_gamma: pruning level; NaN where no search goes on.
-        train_loss, test_loss: mean cross-entropy.
-        train_acc, test_acc: percent.
+        train_loss: mean cross-entropy on the training images.
+        train_acc: percent of the training images that were classified rightly.
+        test_loss: mean cross-entropy on the test images.
+        test_acc: percent of the test images that were classified rightly.
         expected_cost: the cost that the search lowers, over the dense network's, 0..1.
-        macs, params: of the network as it is cut by then.
-        macs_ratio, params_ratio: over the dense network's.
-        branches_left, units_left: what is left.
+        macs: multiply-adds of the network as it is cut by then.
+        params: parameters of the network as it is cut by then.
+        macs_ratio: multiply-adds over the dense network's.
+        params_ratio: parameters over the dense network's.
+        branches_left: branches that are left.
+        units_left: units that are left in them.
         undecided: share of the gates with theta between threshold and 1 - threshold.
-        epoch_s: seconds, evaluation included.
+        epoch_s: seconds that the epoch took, evaluation included.
         train_macs: multiply-adds of the epoch's forward passes.
-        train_load: all of them until then, over the dense network's.
+        train_load: multiply-adds of all epochs until then, over the dense network's.
     """
 
     epoch: int
@@ -54,10 +60,13 @@ class LayerRow:
     """A row of layers.csv: one traced layer.
 
     Attributes:
-        name, type: of the layer.
-        branch: that it vanishes with; empty where none.
-        macs_dense, params_dense: before.
-        macs, params: after; 0 where the branch is gone.
+        name: the layer's path in the model.
+        type: what it is, such as conv2d.
+        branch: the branch that it vanishes with; empty where there is none.
+        macs_dense: multiply-adds before the search.
+        params_dense: parameters before the search.
+        macs: multiply-adds after it; 0 where the branch is gone.
+        params: parameters after it; 0 where the branch is gone.
     """
 
     name: str
@@ -74,27 +83,40 @@ class Result:
     """result.json of a finished run.
 
     Attributes:
-        status: 'finished'.
-        kind: 'search', 'retrain' or 'dense'.
+        status: ``finished``; while the run goes on ``running``, with few other keys.
+        kind: ``search``, ``retrain`` or ``dense``.
         model: timm's name.
         test_acc: percent, of the exported network.
-        macs, params: of the exported network; with _dense: before.
-        branches, units: left; with _dense: before.
+        macs: multiply-adds of the exported network.
+        params: parameters of the exported network.
+        macs_dense: multiply-adds of the dense network.
+        params_dense: parameters of the dense network.
+        branches: branches that are left.
+        branches_dense: branches of the dense network.
+        units: units that are left.
+        units_dense: units of the dense network.
         train_load: training's multiply-adds over the dense training's.
         wall_s: seconds of all epochs.
-        seed, epochs: of the recipe.
+        seed: of the recipe.
+        epochs: of the recipe.
         cost: what the search lowered, such as 'latency'; 'none' without a search.
         profile: name of the cost profile, or null.
-        test_loss: mean cross-entropy.
-        profile_fingerprint: of the profile's machine and software.
-        log_gamma, alpha, kappa: pruning level, computation against parameters, layers against
-            units.
-        budgets, binding, reached: measure -> bound; the nearest; measure -> what was reached.
-        dense_costs: measure -> the dense network's.
-        forced: gates decided at the freeze against theta > 0.5.
-        undecided_at_freeze: share of the gates.
-        changes: of the recipe between the parts of the training: epoch, key, was and now.
-        versions, commit, dirty: what code ran.
+        test_loss: mean cross-entropy on the test images.
+        profile_fingerprint: identifies the machine and software of the profile.
+        log_gamma: pruning level at the end.
+        alpha: weight of computation against parameters.
+        kappa: weight of layers against units.
+        budgets: measure to upper bound, in seconds or counts.
+        binding: the budget that is nearest to being broken.
+        reached: measure to what was reached, in seconds or counts.
+        dense_costs: measure to the dense network's, in seconds or counts.
+        forced: gates that were decided at the freeze against theta > 0.5.
+        undecided_at_freeze: share of the gates that were undecided when the structure was frozen.
+        changes: of the recipe between the parts of the training: ``epoch``, ``key``, ``was``,
+            ``now``.
+        versions: of Python and of the packages that the run used.
+        commit: of the checkout that the code ran from; null where there was none.
+        dirty: whether that checkout had changes.
     """
 
     status: str

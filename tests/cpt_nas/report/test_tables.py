@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -10,13 +13,16 @@ from cpt_nas.report import tables
 from cpt_nas.report.report import report
 from cpt_nas.train.run_folder import load_runs, short_names
 from tests.support.run_folders import (
+    BUDGET,
     CUT_S,
     KWARGS,
     LAYER_COLUMNS,
     MODEL,
     QUIET,
+    allocations,
     cut,
     dense,
+    trace,
     write_run,
 )
 
@@ -133,3 +139,43 @@ def test_speed_ups_need_a_dense_run_of_the_same_network(runs, profile, tmp_path)
     row = pd.read_csv(tmp_path / "out" / "runs.csv").iloc[0]
     assert row["predicted_s:home"] == pytest.approx(CUT_S)
     assert pd.isna(row["predicted_speedup:home"])
+
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "files.md"
+# What a name in capitals stands for in the report below.
+STANDS_FOR = {"NAME": "home|latency", "MEASURE": "latency|params", "RUN": "dense|searched"}
+
+
+def documented(table):
+    """The columns of a table by the reference, as patterns; of the last section of that name."""
+    section = REFERENCE.read_text().split(f"### {table}\n")[-1].split("#")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.M)
+    patterns = []
+    for name in ", ".join(rows).split(", "):
+        pattern = re.escape(name.strip("`"))
+        for word, choices in STANDS_FOR.items():
+            pattern = re.sub(rf"\b{word}\b", f"({choices})", pattern)
+        patterns.append(pattern)
+    return patterns
+
+
+def test_the_columns_are_those_of_the_reference(tmp_path, profile):
+    """No column is there that is not described, and none is described that is not there."""
+    reached = {"latency": 1e-3, "params": 30.0}
+    runs = [
+        write_run(tmp_path / "dense", searching=False),
+        write_run(tmp_path / "searched", reached=reached, **BUDGET),
+    ]
+    trace().to_csv(runs[1] / "search.csv", index=False)
+    allocations().to_csv(runs[1] / "allocations.csv", index=False)
+    out = tmp_path / "out"
+    report(runs, out, [profile("home")], console=QUIET)
+    for path in sorted(out.glob("*.csv")):
+        columns = list(pd.read_csv(path).columns)
+        if path.name in ("layers.csv", "history.csv", "search.csv", "allocations.csv"):
+            assert columns.pop(0) == "run"
+        patterns = documented(path.name)
+        for column in columns:
+            assert any(re.fullmatch(p, column) for p in patterns), (path.name, column)
+        for pattern in patterns:
+            assert any(re.fullmatch(pattern, c) for c in columns), (path.name, pattern)
