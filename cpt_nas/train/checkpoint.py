@@ -63,9 +63,15 @@ def load_optimizer_state(
             group["params"] = [parameters[n] for n in members["names"]]
         each.state.clear()
         for name, values in kept["state"].items():
-            each.state[parameters[name]] = {
-                k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()
-            }
+            parameter = parameters[name]
+            each.state[parameter] = {k: _beside(v, parameter) for k, v in values.items()}
+
+
+def _beside(value: Any, parameter: torch.Tensor) -> Any:
+    """A parameter's saved state, a tensor on its device; counts of steps stay on the CPU."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(parameter.device, copy=True) if value.dim() else value.clone()
 
 
 def begin(
