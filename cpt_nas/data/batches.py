@@ -120,6 +120,23 @@ def steps_per_epoch(images: int, batch_size: int, world: int) -> int:
     return steps
 
 
+def choose(labels: Tensor, classes: Sequence[str], n: int, seed: int) -> Tensor:
+    """The n training images of data.train_limit, :func:`stratified`.
+
+    Raises:
+        ValueError: n out of range, or so small that a class has none.
+    """
+    chosen = stratified(labels, n, seed)
+    left = set(labels[chosen].tolist())
+    without = [name for label, name in enumerate(classes) if label not in left]
+    if without:
+        raise ValueError(
+            f"data.train_limit: {n} leaves {len(without)} of {len(classes)} classes without an"
+            f" image, such as {without[0]!r}; must be larger"
+        )
+    return chosen
+
+
 def stratified(labels: Tensor, n: int, seed: int) -> Tensor:
     """n indices with the classes' shares kept, as the beginning of one seeded order.
 

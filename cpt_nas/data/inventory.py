@@ -28,6 +28,10 @@ TEST_NAMES = ("test", "val", "valid", "validation", "eval")
 LISTED = 3  # names in a message before it says how many more there are
 
 
+class NoImages(ValueError):
+    """A split that holds nothing that could be an image."""
+
+
 @dataclass(frozen=True)
 class Split:
     """What a split holds.
@@ -118,12 +122,14 @@ def find_split(root: Path, names: tuple[str, ...]) -> Split:
             f"data.root: {root} has no {names[0]} split; allowed: {', '.join(names)},"
             f" as a folder or with {', '.join(ARCHIVES)}"
         )
+    empty = []
     for path in paths:
         unread = tuple(other.name for other in paths if other != path)
-        split = take_inventory(place_at(path), unread)
-        if split is not None:
-            return split
-    raise ValueError(f"data.root: {paths[0]} holds no images ({', '.join(SUFFIXES)})")
+        try:
+            return take_inventory(place_at(path), unread)
+        except NoImages as error:
+            empty.append(error)
+    raise empty[0]
 
 
 def place_at(path: Path) -> Place:
@@ -134,10 +140,11 @@ def place_at(path: Path) -> Place:
         raise ValueError(f"data.root: {path} cannot be read: {error.strerror}") from None
 
 
-def take_inventory(place: Place, unread: tuple[str, ...] = ()) -> Split | None:
-    """All images of a folder or an archive; None where it holds nothing that could be one.
+def take_inventory(place: Place, unread: tuple[str, ...] = ()) -> Split:
+    """All images of a folder or an archive.
 
     Raises:
+        NoImages: there are none.
         ValueError: it is damaged, or its folders cannot be read as classes; names them.
     """
     listing, where = place.listing(), str(place.path)
@@ -157,7 +164,8 @@ def take_inventory(place: Place, unread: tuple[str, ...] = ()) -> Split | None:
     if broken:
         raise ValueError(f"data.root: {where}: cannot be read: {few(sorted(broken), 20)}")
     if not images:
-        return None
+        only = f"only {kinds(counts)}" if counts else "it is empty"
+        raise NoImages(f"data.root: {where} holds no images, {only}; read: {', '.join(SUFFIXES)}")
     images.sort(key=lambda file: file.name)
     folders = [posixpath.dirname(file.name) for file in images]
     check_no_folder_is_lost(where, {*listing.folders, *reasons}, set(folders), reasons)

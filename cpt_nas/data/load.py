@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cpt_nas.data.batches import Batches, stratified
+from cpt_nas.data.batches import Batches, choose
 from cpt_nas.data.config import DataConfig, LoaderSettings
 from cpt_nas.data.decode import (
     LIMIT_BYTES,
@@ -188,7 +188,8 @@ def _in_memory(
 ) -> MemoryBatches:
     training, testing = both
     if data.train_limit is not None:
-        training = training.subset(stratified(training.labels, data.train_limit, train.seed))
+        chosen = choose(training.labels, training.classes, data.train_limit, train.seed)
+        training = training.subset(chosen)
     augment = data.augment
     if data.name == "digits" and augment == "crop+flip":  # a mirrored digit is none
         augment = "crop"

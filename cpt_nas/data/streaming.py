@@ -14,10 +14,10 @@ from torch.utils.data import Dataset, RandomSampler
 from cpt_nas.data.batches import (
     Batch,
     Batches,
+    choose,
     epoch_generator,
     per_channel,
     steps_per_epoch,
-    stratified,
 )
 from cpt_nas.data.config import DataConfig, LoaderSettings
 from cpt_nas.data.formats import shown
@@ -59,7 +59,7 @@ class LoaderBatches(Batches):
         channels = data.input_size[0]
         self.training, self.testing = (SplitDataset(s, channels) for s in self.splits)
         if data.train_limit is not None:
-            chosen = stratified(training.labels, data.train_limit, train.seed)
+            chosen = choose(training.labels, training.classes, data.train_limit, train.seed)
             self.training = SplitDataset(training, channels, chosen)
         self.batch_size = train.batch_size
         self.steps = steps_per_epoch(len(self.training), train.batch_size, world)

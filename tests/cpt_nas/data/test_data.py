@@ -431,6 +431,15 @@ def test_train_limit_keeps_the_shares():
     assert stratified(labels, 100, seed=0).tolist() == list(range(100))
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_train_limit_leaves_no_class_out(tmp_path, in_memory):
+    train, test = members(20) | {"fox/1.png": encoded(1)}, members(1, (*CLASSES, "fox"))
+    root = write_root(tmp_path, train, test, ".tar")
+    with pytest.raises(ValueError, match=r"train_limit: 6 leaves 1 of 3 classes .* 'fox'; must be"):
+        load(root, train_limit=6, in_memory=in_memory)
+    assert len(load(root, train_limit=40, in_memory=in_memory).training) == 40
+
+
 def test_train_limit_through_the_recipe():
     data = load(name="digits", train_limit=200, input_size=(1, 16, 16), batch_size=50)
     assert len(data.training) == 200

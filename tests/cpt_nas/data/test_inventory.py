@@ -36,9 +36,8 @@ FOLDERS = ("a", "A", "1", "01", "a/b", "b", ".ipynb_checkpoints", "b/@eaDir", "b
 FILES = ("1.png", "2.PNG", "3.webp", "4.tif", "5.txt", "._6.png", "7")
 
 
-def listed(split: Split | None) -> dict[str, str]:
+def listed(split: Split) -> dict[str, str]:
     """Name -> class of a split's images."""
-    assert split is not None
     return {f.name: split.classes[n] for f, n in zip(split.files, split.labels.tolist())}
 
 
@@ -50,8 +49,6 @@ def outcome(path: Path) -> tuple[object, ...]:
     except ValueError as error:
         assert "\n" not in str(error)
         return ("refused", str(error).replace(str(path), "PATH"))
-    if split is None:
-        return ("no images",)
     assert len(split.files) == len(split)
     return (listed(split), split.classes, split.digest, split.passed_over)
 
@@ -132,6 +129,8 @@ def test_both_readers_read_the_same(tmp_path, in_memory, files, classes, n):
         (["a/x/1.png", "b/1.png"], "class folders lie at several depths: b and a/x"),
         (["a/1.png", "b/1.png", "c/1.heic", "c/2.heic"], r"folder c \(only 2 .heic\); allowed: .j"),
         (["a/1.png", "b/1.png", "c/d/1"], r"folder c \(only 1 without suffix\)"),
+        (["a/1.heic", "b/2.txt"], r"holds no images, only 1 .heic, 1 .txt; read: .jpg"),
+        ([".a/1.png"], r"holds no images, only 1 in .a; read"),
         (["a/1.png"], "must hold a folder a class, at least two"),
     ],
 )
