@@ -366,9 +366,16 @@ def files_page() -> str:
 # ---- cli.md -----------------------------------------------------------------------------------
 
 
+EXIT_CODES = """A mistake is one line on stderr, which names the field, the value and what is \
+allowed, and exit code 2; nothing has been written then. Exit code 1 is an answer of `hwprofiles \
+check`: it differs. 130 and 143 are Ctrl-C and SIGTERM. 70 is a bug: the line names a file with the traceback \
+to report. Where nobody reads what a command prints, as after `| head`, its work goes on.
+"""
+
+
 def cli_page() -> str:
     """--help of every command, as it is printed at 90 characters."""
-    parts = ["# Commands\n", "Generated from `--help` by `python docs/generate.py`.\n"]
+    parts = ["# Commands\n", "Generated from `--help` by `python docs/generate.py`.\n", EXIT_CODES]
     for name, application in (("hwprofiles", profiles_app), ("cpt-nas", app)):
         parts.append(f"## {name}\n")
         parts.append(help_text(name, application, []))

@@ -154,14 +154,21 @@ def key_value(pair: str) -> tuple[str, Any]:
         raise ValueError(f"model-kwargs: {shortened(value)} of {key}: {error}") from None
 
 
+OF_A_TRAINING = ("recipe.yaml", "result.json")
+"""Beside them a profile is a training's own copy."""
+
+
 def check_output(path: Path) -> None:
     """Try, before anything is measured, whether a profile can be written.
 
     Raises:
-        ValueError: the file is a folder, or there and not a profile.
+        ValueError: the file is a folder, is there and not a profile, or is the profile that a
+            training goes on with.
         OSError: it cannot be written there; names it and the reason, such as no space left.
     """
     refuse_foreign_file(path, "a profile", _is_profile)
+    if path.exists() and all((path.parent / name).exists() for name in OF_A_TRAINING):
+        raise ValueError(f"output: {path} belongs to the training in its folder; name another file")
     try_writing(path)
 
 

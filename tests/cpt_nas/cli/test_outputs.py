@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_folders import add_export, write_run
+from hwprofiles import save
+from tests.support.run_folders import add_export, synthetic_profile, write_run
 from tests.support.shell import Shell
 
 RECIPE = """
@@ -40,6 +41,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     for name in ("run", "other"):
         run = add_export(write_run(folder / name))
+        save(synthetic_profile("home", 1e-6), run / "profile.yaml")
         (run / "report.html").write_text(
             '<meta name="cpt-nas-report-files" content="[&quot;a&quot;]">'
         )
@@ -77,7 +79,9 @@ def test_a_folder_of_another_kind_is_refused_and_stays(
     assert done.stderr.startswith(f"error: output: {target} ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("target", ["recipe.yaml", "run/export/model.safetensors", "run"])
+@pytest.mark.parametrize(
+    "target", ["recipe.yaml", "run/export/model.safetensors", "run", "run/profile.yaml"]
+)
 @pytest.mark.parametrize("command", COMMANDS | TO_A_FILE)
 def test_a_file_of_another_kind_is_refused_and_stays(
     cpt_nas: Shell, folder: Path, command: str, target: str
