@@ -366,11 +366,13 @@ def files_page() -> str:
 # ---- cli.md -----------------------------------------------------------------------------------
 
 
-EXIT_CODES = """A mistake is one line on stderr, which names the field, the value and what is \
-allowed, and exit code 2; nothing has been written then. Exit code 1 is an answer of `hwprofiles \
-check`: it differs. 130 and 143 are Ctrl-C and SIGTERM. 70 is a bug: the line names a file with the traceback \
-to report. Where nobody reads what a command prints, as after `| head`, its work goes on.
-"""
+EXIT_CODES = (
+    "A mistake is one line on stderr, which names the field, the value and what is allowed, and "
+    "exit code 2; nothing has been written then. Exit code 1 is an answer of `hwprofiles check`: "
+    "it differs. 130 and 143 are Ctrl-C and SIGTERM. 70 is a bug: the line names a file with the "
+    "traceback to report. Where nobody reads what a command prints, as after `| head`, its work "
+    "goes on.\n"
+)
 
 
 def cli_page() -> str:
