@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwprofiles import MissingLayers, Profile, ProfileError, trace, trust
-from hwprofiles.profile_file import json_schema, load, parse, save, seal
+from hwprofiles.profile_file import SHIPPED, json_schema, load, parse, save, seal
 from hwprofiles.yaml_file import dump_yaml
 
 Content = dict[str, Any]
@@ -340,6 +340,20 @@ def test_shipped_profiles_load_by_name(
     monkeypatch.setattr("hwprofiles.profile_file.SHIPPED", tmp_path)
     save(tiny_profile, tmp_path / "some-device.yaml")
     assert load("some-device") == tiny_profile
+
+
+COMMITTED = [
+    *SHIPPED.glob("*.yaml"),
+    *(Path(__file__).parents[2] / "docs" / "results" / "hardware").glob("*.yaml"),
+]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_profiles_are_as_they_were_measured(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "POSSIBLE", (0.5, 2.0))
+    assert not load(path).created.edited
 
 
 def test_a_failed_write_leaves_the_old_file(
