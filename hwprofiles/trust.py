@@ -15,6 +15,8 @@ from hwprofiles.schema import Calibration, Created, EndToEnd, Protocol, Validati
 POSSIBLE = (0.5, 2.0)
 # And doubtful outside; good profiles stay well within.
 LIKELY = (0.75, 1.33)
+# What the calibration multiplies a form's layers by, on top of the scale; doubtful outside.
+FACTORS = (0.5, 2.0)
 # Mean relative error on networks that the profile had not seen; doubtful above it.
 MAX_ERROR = 0.10
 
@@ -56,6 +58,9 @@ def doubts(
     if calibration.verdict == "noisy":
         drift = "" if calibration.drift is None else f" (drift {calibration.drift:.1%})"
         found.append(f"its calibration is noisy{drift}")
+    for form, factor in calibration.by_form.items():
+        if not FACTORS[0] <= factor <= FACTORS[1]:
+            found.append(f"its calibration multiplies {form} layers by {factor:.2f}")
     low, high = LIKELY
     for model, whole in dense.items():
         if not low <= whole.explained <= high:

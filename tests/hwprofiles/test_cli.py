@@ -166,15 +166,17 @@ def test_check_and_show_repeat_what_is_doubtful(
     content["protocol"]["anchor"]["spread"] = 0.5
     content["dense"]["tiny"]["explained"] = 0.6
     content["cost_model"]["calibration"] |= {"verdict": "noisy", "drift": 0.08}
+    content["cost_model"]["calibration"]["by_form"] = {"dense": 0.0, "channel": 1.9}
     save(parse(content), file)
     expected = [
         "its times are noisy (spread 25.0%, anchor 50.0%, contention not seen)",
         "its calibration is noisy (drift 8.0%)",
+        "its calibration multiplies dense layers by 0.00",
         "the layers of tiny sum to 60.0% of its time",
     ]
     code, out, _ = run(capsys, "check", str(file))
-    assert code == 0 and out.splitlines()[:3] == [f"doubtful: {line}" for line in expected]
-    assert "this machine and software" in out.splitlines()[3]
+    assert code == 0 and out.splitlines()[:4] == [f"doubtful: {line}" for line in expected]
+    assert "this machine and software" in out.splitlines()[4]
     code, out, _ = run(capsys, "show", str(file))
     assert code == 0 and all(line in out for line in expected)
 
