@@ -44,6 +44,8 @@ def cpt_pruned(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     strange = (kwargs.get("pretrained_model_args") or {}).keys() - _IN_A_FOLDER
     if strange:
         raise ValueError(f"config.json: model_args: {sorted(strange)[0]!r} is not allowed")
+    if "pretrained_model_args" in kwargs and not isinstance(kwargs.get("structure"), dict):
+        raise ValueError("config.json: model_args.structure: must be a mapping")
     factory = {key: kwargs.pop(key) for key in _FROM_TIMM if key in kwargs}
     refuse_loading("cpt_pruned", kwargs)
     if missing := [key for key in sorted(_IN_A_FOLDER) if key not in kwargs]:

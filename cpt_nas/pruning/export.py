@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cpt_nas.pruning import surgery
 from cpt_nas.pruning.probe import outputs, same
 from cpt_nas.pruning.structure import Structure, cut_to
+from hwprofiles.messages import naming
 from hwprofiles.output import refuse_foreign_folder, write_folder
 
 CONFIG = "config.json"
@@ -153,14 +154,16 @@ def copy_export(run: str | Path, directory: str | Path) -> Path:
         directory: new, empty, or one that holds a copy of an export.
 
     Raises:
-        ValueError: the run has not finished, so that nothing is exported; or the other folder
-            holds something else.
+        ValueError: the run has not finished, so that nothing is exported, or what it has exported
+            is damaged; or the other folder holds something else.
     """
     source, directory = Path(run) / "export", Path(directory)
     for name in FILES:
         if not (source / name).is_file():
             raise ValueError(f"run: {run} has no export/{name}; has it finished training?")
     refuse_foreign_folder(directory, "an exported network", CONFIG, _is_copy)
+    with naming(f"run: {source} cannot be loaded"):
+        timm.create_model(f"local-dir:{source}", pretrained=True)
     content = {name: (source / name).read_bytes() for name in FILES}
     write_folder(directory, content, CONFIG, lambda _: ())
     return directory

@@ -20,7 +20,7 @@ from cpt_nas.pruning.arguments import fits_json, refuse_strange_name, without_lo
 from cpt_nas.pruning.probe import outputs, outputs_of, probe_input, same, shaken
 from cpt_nas.pruning.search_space import SearchSpace
 from cpt_nas.pruning.structure import Structure, dense_structure
-from cpt_nas.pruning.trial import failures
+from cpt_nas.pruning.trial import REASON, failures
 
 ONLY = "its state_dict and structure can be saved, but no exported folder"
 
@@ -58,6 +58,10 @@ def explore(
     plain = {key: value for key, value in kwargs.items() if fits_json(value)}
     dense = dense_structure(space, name, json.loads(json.dumps(plain)))
     strange = failures(model, space, example_input) if differs else {}
+    if strange:
+        name, *more = strange
+        others = f" and {len(more)} more branches" if more else ""
+        _say(f"model: {name}{others} cannot be gated: {REASON}")
     return dense.model_copy(update={"differs": differs}), strange
 
 

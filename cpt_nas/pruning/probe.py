@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +63,14 @@ def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
         ValueError: it does not, named as the caller's example_input.
     """
     try:
-        return outputs(model, x)
+        found = outputs(model, x)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:  # the model's own
         said = " ".join(str(error).split())[:150]
         shape = tuple(x.shape)
         raise ValueError(f"example_input: {shape} does not fit the model: {said}") from error
+    if not found:
+        raise ValueError(f"model: {type(model).__name__} puts out no tensors to be compared")
+    return found
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
@@ -78,6 +82,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _tensors(part)
+    elif is_dataclass(value):
+        yield from _tensors(vars(value))
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:

@@ -171,14 +171,14 @@ def cut_to(model: nn.Module, structure: Structure) -> nn.Module:
     plan = surgery.Plan()
     for name, wanted in structure.branches.items():
         block, branch = found[name].block, found[name].branch
+        sizes = {g.name: g.size for g in branch.groups}
+        if sizes != {g: u.total for g, u in wanted.units.items()}:
+            raise ValueError(f"structure: branches.{name}: units differ from the model's {sizes}")
         if not wanted.kept:
             if branch.remove is None:
                 raise ValueError(f"structure: branches.{name}: cannot be removed: {branch.reason}")
             plan.removed.setdefault(block, []).append(branch)
             continue
-        sizes = {g.name: g.size for g in branch.groups}
-        if sizes != {g: u.total for g, u in wanted.units.items()}:
-            raise ValueError(f"structure: branches.{name}: units differ from the model's {sizes}")
         fewer = {g: torch.tensor(u.kept) for g, u in wanted.units.items() if len(u.kept) < u.total}
         surgery.plan_units(plan, block, branch, fewer)
     surgery.apply(plan, model)

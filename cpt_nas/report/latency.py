@@ -127,6 +127,7 @@ def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], li
         assert run.structure is not None, "finished"
         example = torch.zeros(1, *run.recipe.data.input_size)
         with naming(f"run: {run.folder}: its structure.json does not make a network"):
+            run.structure.require_rebuildable()
             dense = timm.create_model(run.structure.architecture, **run.structure.model_kwargs)
             try:
                 seconds[run.name] = predict_latency(run.structure, profile, dense, example)

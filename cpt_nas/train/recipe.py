@@ -43,6 +43,8 @@ class ModelConfig(Section):
     def _kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key in without_loading(value)[1]:
             raise ValueError(f"{key} says where weights come from, which is not supported here")
+        for key in {"features_only", "out_indices", "feature_cls"} & value.keys():
+            raise ValueError(f"{key} makes a feature extractor, what is trained is a classifier")
         for key, entry in value.items():
             if not fits_json(entry):
                 raise ValueError(f"{key}: must be numbers, strings, lists and mappings of them")

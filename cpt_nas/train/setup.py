@@ -135,6 +135,7 @@ def build_training(
         space = find_branches(model)
         structure = dense_structure(space, recipe.model.name, kwargs)
         cost = build_cost(model, example, space).to(device)
+    structure.require_rebuildable()  # it is exported in the end
     if given is not None:
         same = {"architecture": structure.architecture, "model_kwargs": kwargs}
         given = given.model_copy(update=same)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -113,6 +114,36 @@ def test_a_model_as_timm_makes_it_passes() -> None:
         model = timm.create_model(name, num_classes=4)
         x = torch.zeros(1, *model.pretrained_cfg["input_size"])
         assert failures(model, find_branches(model), x) == {}
+
+
+def test_a_forward_that_holds_on_to_the_model_is_seen() -> None:
+    """Its copies would run the model itself: nothing that is tried on them says anything."""
+    model = Tapped()
+    forward = model.forward
+    model.forward = lambda x: forward(x)
+    with pytest.raises(ValueError, match=r"^model: a copy of it does not run the copy's weights"):
+        failures(model, find_branches(model), torch.zeros(1, 3, 8, 8))
+
+
+def test_outputs_may_be_of_any_form() -> None:
+    @dataclass
+    class Outputs:
+        logits: Tensor
+        maps: dict[str, list[Tensor]]
+
+    class Formed(Tapped):
+        def forward(self, x: Tensor) -> Outputs:
+            return Outputs(super().forward(x), {"maps": [x]})
+
+    class Silent(Tapped):
+        def forward(self, x: Tensor) -> str:
+            return "cat"
+
+    model = Formed()
+    assert failures(model, find_branches(model), torch.zeros(1, 3, 8, 8)) == {"body": REASON}
+    model = Silent()
+    with pytest.raises(ValueError, match=r"^model: Silent puts out no tensors"):
+        failures(model, find_branches(model), torch.zeros(1, 3, 8, 8))
 
 
 def test_a_model_of_single_precision_is_tried_in_it() -> None:
