@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,7 @@ def remainder_of(block: nn.Module) -> Remainder | None:
 
 def become(block: nn.Module, left: Remainder) -> nn.Module:
     """Let a block run what is left of it, in place; returns it."""
-    cls = remaining_class(left)
-    if parametrize.is_parametrized(block):  # a gate on a parameter of another branch
-        own = {k: v for k, v in vars(type(block)).items() if k not in ("__dict__", "__weakref__")}
-        cls = type(type(block).__name__, (cls,), own)
-    block.__class__ = cls
+    block.__class__ = remaining_class(left)
     return block
 
 
