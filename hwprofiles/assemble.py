@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hwprofiles.device import fingerprint
+from hwprofiles.device import RuntimeFingerprint, fingerprint
 from hwprofiles.fit import LayerFit, Point, WeightsFit, fit_layer, fit_scale, fit_weights
-from hwprofiles.layers import LayerSpec
+from hwprofiles.layers import Coefficients, LayerSpec
 from hwprofiles.plan import Widths
 from hwprofiles.profile_file import Profile
 from hwprofiles.schema import (
+    Alone,
     Calibration,
     ChannelDivisor,
     CostModel,
@@ -32,6 +33,7 @@ from hwprofiles.schema import (
 from hwprofiles.timing import Measurement, Rounds
 from hwprofiles.tracing import Traced
 
+UNITS = Units(time="s", memory="byte", macs="1 per multiply-add")
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -47,6 +49,7 @@ class Timed:
 def assemble(
     name: str,
     workload: Workload,
+    runtime: RuntimeFingerprint,
     traced: Mapping[str, Traced],
     unique: Mapping[str, LayerSpec],
     divisor: ChannelDivisor,
@@ -72,23 +75,18 @@ def assemble(
     scale = fit_scale(
         [timed.networks[label].median_s for label in sums], [sums[label] for label in sums]
     )
-    calibration = Calibration(scale=scale, offset_s=0.0, n=len(sums))
+    calibration = Calibration(scale=scale, n=len(sums))
     weights = fit_weights([t.layers for t in traced.values()], costs, BYTES[workload.dtype])
     counts = {label: Counter(s.signature for s in t.layers) for label, t in traced.items()}
     return Profile(
         name=name,
         created=created,
-        fingerprint=fingerprint(workload.device),
+        fingerprint=fingerprint(workload.device, runtime),
         workload=workload,
         protocol=protocol,
-        units=Units(time="s", memory="byte", macs="1 per multiply-add"),
-        weights=_weights(weights),
-        cost_model=CostModel(
-            form="a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
-            loss="relative squared error, coefficients not negative",
-            channel_divisor=divisor,
-            calibration=calibration,
-        ),
+        units=UNITS,
+        weights=weights_section(weights),
+        cost_model=cost_model(divisor, calibration),
         layers=[
             _layer(
                 spec,
@@ -99,7 +97,14 @@ def assemble(
             for signature, spec in unique.items()
         ],
         dense={
-            label: _end_to_end(timed.networks[label], sums[label], calibration, t, memories[label])
+            label: _end_to_end(
+                timed.networks[label],
+                sums[label],
+                scale,
+                workload.runtime == "eager",
+                t,
+                memories[label],
+            )
             for label, t in traced.items()
         },
     ).require_possible()
@@ -111,7 +116,6 @@ def _layer(
     times: Mapping[Widths, Measurement],
     count: dict[str, int],
 ) -> LayerProfile:
-    c = fit.coefficients
     ins, outs = [i for i, _ in times], [o for _, o in times]
     return LayerProfile(
         signature=spec.signature,
@@ -123,22 +127,31 @@ def _layer(
         macs=spec.macs,
         params=spec.params,
         activation_bytes=spec.activation_bytes,
-        coefficients=LatencyCoefficients(
-            const_s=c.const, per_in_s=c.per_in, per_out_s=c.per_out, per_in_out_s=c.per_in_out
-        ),
         fit_range=FitRange(in_channels=(min(ins), max(ins)), out_channels=(min(outs), max(outs))),
-        fit_error=fit.error,
-        dense=Latency(**_quartiles(times[spec.in_channels, spec.out_channels])),
-        samples=[
-            Sample(in_channels=i, out_channels=o, **_quartiles(m)) for (i, o), m in times.items()
-        ],
+        alone=Alone(
+            coefficients=coefficients_section(fit.coefficients),
+            fit_error=fit.error,
+            dense=Latency(**_quartiles(times[spec.in_channels, spec.out_channels])),
+            samples=[
+                Sample(in_channels=i, out_channels=o, **_quartiles(m))
+                for (i, o), m in times.items()
+            ],
+        ),
+    )
+
+
+def coefficients_section(c: Coefficients) -> LatencyCoefficients:
+    """Coefficients in seconds as a profile holds them."""
+    return LatencyCoefficients(
+        const_s=c.const, per_in_s=c.per_in, per_out_s=c.per_out, per_in_out_s=c.per_in_out
     )
 
 
 def _end_to_end(
     measured: Measurement,
     total: float,
-    calibration: Calibration,
+    scale: float,
+    eager: bool,
     traced: Traced,
     memories: Memory,
 ) -> EndToEnd:
@@ -147,8 +160,8 @@ def _end_to_end(
         p90_s=measured.quantile(0.9),
         p99_s=measured.quantile(0.99),
         sum_of_layers_s=total,
-        explained=total / measured.median_s,
-        calibrated_error=calibration.network_s(total) / measured.median_s - 1,
+        explained=total / measured.median_s if eager else None,
+        calibrated_error=scale * total / measured.median_s - 1,
         macs=sum(s.macs for s in traced.layers),
         params=sum(s.params for s in traced.layers),
         memory=memories,
@@ -156,7 +169,18 @@ def _end_to_end(
     )
 
 
-def _weights(fit: WeightsFit) -> Weights:
+def cost_model(divisor: ChannelDivisor, calibration: Calibration) -> CostModel:
+    """The cost model as a profile holds it."""
+    return CostModel(
+        form="a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
+        loss="relative squared error, coefficients not negative",
+        channel_divisor=divisor,
+        calibration=calibration,
+    )
+
+
+def weights_section(fit: WeightsFit) -> Weights:
+    """The weights as a profile holds them."""
     return Weights(
         kappa=fit.kappa,
         alpha=fit.alpha,

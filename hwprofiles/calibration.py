@@ -1,14 +1,9 @@
-"""Calibration: from sums of layers to whole networks.
+"""Calibration: what layers cost in whole networks.
 
-A layer in a chain of separately timed calls is not quite the layer inside a network: the clock is
-read in between, caches differ, and a network does things between its layers that no layer does. So
-whole networks, dense and cut at random, are measured, and
-
-    network = scale * (by_form[dense] * convolutions and linear layers + by_form[channel] * others)
-              + per_layer_s * number of layers
-
-is fitted to them. It changes layers' coefficients only, so that a network's cost stays multilinear
-in its widths.
+A layer in a chain of separately timed calls is not the layer inside a network: the clock is read in
+between, caches differ, and a runtime that rewrites the graph has no such layer at all. So whole
+networks, dense and cut at random, are measured, and the cost of every layer is fitted to them
+(:mod:`hwprofiles.network_fit`). What layers take alone stays in the profile, to be read.
 
 The dense networks were measured with their layers, too. Machines drift by some per cent between two
 such sessions; the fit takes this one's times, and the drift is written beside it.
@@ -20,28 +15,43 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwprofiles.assemble import (
+    BYTES,
+    UNITS,
+    coefficients_section,
+    cost_model,
+    weights_section,
+)
 from hwprofiles.candidates import Candidate, time_candidates
-from hwprofiles.fit import relative_nnls
-from hwprofiles.layers import Form
+from hwprofiles.device import Fingerprint
+from hwprofiles.fit import fit_weights
+from hwprofiles.layers import Coefficients, LayerSpec
+from hwprofiles.network_fit import NetworkFit, fit_networks
 from hwprofiles.profile_file import Profile
-from hwprofiles.schema import Calibration
+from hwprofiles.schema import (
+    Calibration,
+    ChannelDivisor,
+    Created,
+    EndToEnd,
+    FitRange,
+    Interval,
+    LayerProfile,
+    Protocol,
+    Weights,
+    Workload,
+)
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # The dense networks count double: ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
-# How strongly the two factors are drawn to one common scale, and the constant to zero. Without it
-# ten networks would fit the noise.
-SHRINKAGE = 0.3
 # Above this the two sessions disagree so much that the verdict is noisy.
 MAX_DRIFT = 0.05
-FORMS: tuple[Form, ...] = ("dense", "channel")
 
 
 def uncalibrated(profile: Profile) -> Profile:
-    """The same profile with networks as plain sums of their layers."""
-    plain = Calibration(scale=1.0, offset_s=0.0, n=1)
+    """The same profile as if no cut network had been measured: layers alone, to one scale."""
+    plain = Calibration(scale=profile.calibration.scale, n=len(profile.dense))
     return _with(profile, plain)
 
 
@@ -49,6 +59,7 @@ def calibrate(
     profile: Profile,
     dense: Mapping[str, Candidate],
     candidates: Sequence[Candidate],
+    specs: Mapping[str, Sequence[LayerSpec]],
     rounds: int = MIN_ROUNDS,
     min_s: float = 8.0,
     seed: int = 0,
@@ -56,53 +67,61 @@ def calibrate(
     timed: Rounds | None = None,
     wall_s: float | None = None,
 ) -> Profile:
-    """Measure whole networks here and fit the profile's calibration to them.
+    """Measure whole networks here and fit the costs of the profile's layers to them.
 
     Args:
-        profile: its setting is measured in, its layers' costs are summed.
+        profile: its setting is measured in.
         dense: model name -> the uncut network, of every model of the profile.
-        candidates: cut networks, about ten.
+        candidates: cut networks, of all models together; about as many as there are layers.
+        specs: model name -> the uncut network's layers, in order.
         rounds, min_s, seed, progress: see ``time_candidates``.
         timed: readings of ``calibration_networks(dense, candidates)``, and maybe of others, where
             they have been taken already.
         wall_s: and how long that took for these networks.
 
     Returns:
-        The profile with a new calibration, whose dense networks are predicted by it.
+        The profile with a new calibration and new weights, whose dense networks are predicted by
+        it.
 
     Raises:
-        ValueError: fewer than three candidates, dense networks that are not the profile's models,
-            or a setting that this machine does not have.
+        ValueError: fewer networks than ten, dense networks that are not the profile's models, or a
+            setting that this machine does not have.
         ProfileError: a candidate runs a layer that the profile does not hold, or the networks'
             times are far from their layers' sums.
     """
-    if len(candidates) < 3:
-        raise ValueError(f"candidates: {len(candidates)}, allowed are 3 or more")
     if set(dense) != set(profile.workload.models):
         raise ValueError(f"dense: {sorted(dense)}, the profile's are {profile.workload.models}")
     networks = calibration_networks(dense, candidates)
-    table = features(profile, list(networks.values()))
+    for candidate in networks.values():
+        candidate.predict_s(profile)  # every layer is known
     begin = time.perf_counter()
     timed = timed or time_candidates(profile, networks, rounds, min_s, seed, progress)
     now = [timed.measurements[f"dense {m}"].median_s for m in dense]
     then = [profile.dense[m].median_s for m in dense]
     drift = float(np.exp(np.mean(np.log(np.array(now) / np.array(then)))))
-    seconds = np.array([timed.measurements[label].median_s for label in networks])
-    weights = np.array([DENSE_WEIGHT if label.startswith("dense") else 1.0 for label in networks])
-    left_out = [_error_without(table, seconds, weights, i) for i in range(len(dense), len(seconds))]
-    scale, by_form, per_layer_s = fit_calibration(table, seconds, weights)
-    calibration = Calibration(
-        scale=scale,
-        offset_s=0.0,
-        n=len(networks),
-        by_form=by_form,
-        per_layer_s=per_layer_s,
-        left_out_error=float(np.mean(left_out)),
-        seed=seed,
-        drift=drift - 1,
-        wall_s=time.perf_counter() - begin if wall_s is None else wall_s,
-        verdict="noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
-        networks=[c.digest() for c in networks.values()],
+    fit = _fit(
+        specs,
+        list(networks.values()),
+        [timed.measurements[label].median_s for label in networks],
+        len(dense),
+        profile.workload,
+        seed,
+    )
+    calibration = _section(
+        fit, profile.layers, list(networks.values()), profile.calibration.scale, seed
+    ).model_copy(
+        update={
+            "drift": drift - 1,
+            "wall_s": time.perf_counter() - begin if wall_s is None else wall_s,
+            "verdict": "noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
+        }
+    )
+    weights = _weights(specs, calibration, profile.workload)
+    profile = profile.model_copy(
+        update={
+            "weights": weights,
+            "layers": [_ranged(layer, list(networks.values())) for layer in profile.layers],
+        }
     )
     return _with(profile, calibration, dense).require_possible()
 
@@ -115,56 +134,102 @@ def calibration_networks(
     return networks | {f"cut {i}": c for i, c in enumerate(candidates)}
 
 
-def features(profile: Profile, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
-    """[networks, 3]: seconds in 'dense' layers, seconds in 'channel' layers, number of layers."""
-    plain = uncalibrated(profile)
-    rows = []
-    for candidate in candidates:
-        sums: dict[Form, float] = dict.fromkeys(FORMS, 0.0)
-        for e in candidate.layers:
-            cost = plain.cost(e.signature).at(e.in_channels, e.out_channels)
-            sums[plain.layer(e.signature).form] += cost
-        rows.append([*(sums[form] for form in FORMS), float(len(candidate.layers))])
-    return np.array(rows)
-
-
-def fit_calibration(
-    table: NDArray[np.float64], seconds: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[float, dict[Form, float], float]:
-    """Fit to whole networks by relative error, nothing negative, shrunk to one common scale.
+def network_profile(
+    name: str,
+    created: Created,
+    fingerprint: Fingerprint,
+    workload: Workload,
+    protocol: Protocol,
+    divisor: ChannelDivisor,
+    layers: Sequence[LayerProfile],
+    dense: Mapping[str, EndToEnd],
+    specs: Mapping[str, Sequence[LayerSpec]],
+    networks: Sequence[Candidate],
+    seconds: Sequence[float],
+    seed: int,
+) -> Profile:
+    """A profile of a device that timed whole networks and nothing else.
 
     Args:
-        table: from ``features``.
-        seconds: [networks], measured.
-        weights: [networks], how much each counts.
+        layers: of the model's layers, none timed alone.
+        dense: model name -> its uncut network; there is one model.
+        specs: model name -> its layers, in order.
+        networks: the uncut network first, then the cut ones.
+        seconds: of each.
+        seed: of the networks.
 
-    Returns:
-        (scale, form -> factor on top of it, seconds a layer)
+    Raises:
+        ValueError: fewer than ten networks.
+        ProfileError: times that no network can have.
     """
-    ratio = table[:, :2].sum(axis=1) / seconds * weights
-    scale = float((ratio * weights).sum() / (ratio**2).sum())
-    # A further row a feature draws it to its prior. Rows are relative: seconds 1 leaves them as is.
-    relative = table / seconds[:, None] * weights[:, None]
-    strength = SHRINKAGE * np.sqrt((relative**2).mean(axis=0))
-    prior = np.array([scale, scale, 0.0])
-    rows = np.vstack([relative, np.diag(strength)])
-    # relative_nnls wants positive targets; a prior of zero needs none but a vanishing one.
-    targets = np.concatenate([weights, np.maximum(strength * prior, 1e-12)])
-    x = relative_nnls(rows, targets, targets)
-    return scale, dict(zip(FORMS, (x[:2] / scale).tolist(), strict=True)), float(x[2])
+    fit = _fit(specs, networks, seconds, len(dense), workload, seed)
+    calibration = _section(fit, layers, networks, None, seed).model_copy(
+        update={"verdict": protocol.verdict}
+    )
+    profile = Profile(
+        name=name,
+        created=created,
+        fingerprint=fingerprint,
+        workload=workload,
+        protocol=protocol,
+        units=UNITS,
+        weights=_weights(specs, calibration, workload),
+        cost_model=cost_model(divisor, calibration),
+        layers=list(layers),
+        dense=dict(dense),
+    )
+    return _with(profile, calibration, dict(zip(dense, networks))).require_possible()
 
 
-def _error_without(
-    table: NDArray[np.float64],
-    seconds: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    left_out: int,
-) -> float:
-    """Relative error of one network, predicted from the others."""
-    rest = np.arange(len(seconds)) != left_out
-    scale, by_form, per_layer = fit_calibration(table[rest], seconds[rest], weights[rest])
-    x = np.array([*(scale * by_form[form] for form in FORMS), per_layer])
-    return float(abs(table[left_out] @ x / seconds[left_out] - 1))
+def _fit(
+    specs: Mapping[str, Sequence[LayerSpec]],
+    networks: Sequence[Candidate],
+    seconds: Sequence[float],
+    dense: int,
+    workload: Workload,
+    seed: int,
+) -> NetworkFit:
+    """``dense``: so many of the networks, the first ones, are uncut."""
+    known = {spec.signature: spec for layers in specs.values() for spec in layers}
+    weights = [DENSE_WEIGHT if i < dense else 1.0 for i in range(len(networks))]
+    layers = [candidate.layers for candidate in networks]
+    return fit_networks(known, layers, seconds, workload.batch_size, weights, seed)
+
+
+def _section(
+    fit: NetworkFit,
+    layers: Sequence[LayerProfile],
+    networks: Sequence[Candidate],
+    scale: float | None,
+    seed: int,
+) -> Calibration:
+    return Calibration(
+        scale=scale,
+        n=len(networks),
+        layers={x.signature: coefficients_section(fit.coefficients[x.signature]) for x in layers},
+        intervals={s: Interval(low_s=a, high_s=b) for s, (a, b) in fit.intervals.items()},
+        unknowns=fit.unknowns,
+        left_out_error=fit.left_out_error,
+        left_out_p95=fit.left_out_p95,
+        seed=seed,
+        networks=[c.digest() for c in networks],
+    )
+
+
+def _weights(
+    specs: Mapping[str, Sequence[LayerSpec]], calibration: Calibration, workload: Workload
+) -> Weights:
+    costs = {s: Coefficients(*c.model_dump().values()) for s, c in calibration.layers.items()}
+    return weights_section(fit_weights(list(specs.values()), costs, BYTES[workload.dtype]))
+
+
+def _ranged(layer: LayerProfile, networks: Sequence[Candidate]) -> LayerProfile:
+    """The layer with the widths that it had in these networks, and alone."""
+    runs = [e for c in networks for e in c.layers if e.signature == layer.signature]
+    ins = [*layer.fit_range.in_channels, *(int(e.in_channels) for e in runs)]
+    outs = [*layer.fit_range.out_channels, *(int(e.out_channels) for e in runs)]
+    wider = FitRange(in_channels=(min(ins), max(ins)), out_channels=(min(outs), max(outs)))
+    return layer.model_copy(update={"fit_range": wider})
 
 
 def _with(

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from hwprofiles.device import check_device
-from hwprofiles.profile_file import Profile
-from hwprofiles.runtimes.base import Setting, example_input, place
+from hwprofiles.profile_file import Profile, setting_of
+from hwprofiles.runtimes import find_runtime
+from hwprofiles.runtimes.base import build_checked, example_input
 from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, call_of, pinned
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds, anchor_workload, measure_rounds
@@ -86,19 +87,22 @@ def time_candidates(
         progress: called with (stage, done, total).
 
     Raises:
-        ValueError: a setting that this machine does not have, or too few rounds.
+        ValueError: a setting that this machine does not have, a network that the runtime does not
+            take, or too few rounds.
     """
     w = profile.workload
-    setting = Setting(
-        check_device(w.device), getattr(torch, w.dtype), w.batch_size, w.channels_last, w.threads
-    )
+    check_device(w.device)
+    runtime, setting = find_runtime(w.runtime), setting_of(w)
+    runtime.check(setting)
+    anchor = profile.protocol.anchor
     here = not profile.check()  # an anchor's time on another machine says nothing
     with pinned(setting), torch.inference_mode():
         x = example_input(setting, w.input_size)
-        cases: dict[str, Case] = {
-            label: call_of(place(candidate.build(), setting), x)
-            for label, candidate in candidates.items()
-        }
+        cases: dict[str, Case] = {}
+        for i, (label, candidate) in enumerate(candidates.items()):
+            if progress is not None:
+                progress("building", i, len(candidates))
+            cases[label] = call_of(build_checked(runtime, candidate.build(), x, setting), x)
         return measure_rounds(
             cases,
             anchor_workload(setting.device, setting.dtype),
@@ -108,5 +112,5 @@ def time_candidates(
             min_s=min_s,
             seed=seed,
             progress=progress,
-            reference_s=profile.protocol.anchor.reference_s if here else None,
+            reference_s=anchor.reference_s if here and anchor is not None else None,
         )

@@ -23,6 +23,7 @@ from hwprofiles.options import (
     Name,
     NumRounds,
     Output,
+    Runtime,
     Seconds,
     Seed,
     Threads,
@@ -32,6 +33,7 @@ from hwprofiles.options import (
 )
 from hwprofiles.processor import usable_cores
 from hwprofiles.profile_file import json_schema, load, save, seal
+from hwprofiles.runtimes import RUNTIMES
 from hwprofiles.show import show_comparison, show_layers, show_summary
 from hwprofiles.target import Target, setting_differences
 from hwprofiles.terminal import EXIT_DIFFERENT, console, new_app, progress_bar, run_app
@@ -49,6 +51,7 @@ def measure(
     threads: Threads = None,
     dtype: Dtype = "float32",
     channels_last: ChannelsLast = False,
+    runtime: Runtime = "eager",
     modules: Modules = None,
     model_kwargs: ModelKwargs = None,
     name: Name = None,
@@ -76,6 +79,7 @@ def measure(
             threads=threads or usable_cores(),
             dtype=dtype,
             channels_last=channels_last,
+            runtime=runtime,
             name=name,
             rounds=rounds,
             min_s=seconds,
@@ -116,6 +120,7 @@ def check(
     channels_last: Annotated[
         bool | None, typer.Option("--channels-last/--contiguous", help="Of the target.")
     ] = None,
+    runtime: Annotated[str | None, typer.Option(help="Of the target.")] = None,
 ) -> None:
     """Does a profile hold on this machine, in this setting? If not, exit code 1 and what differs.
 
@@ -127,9 +132,12 @@ def check(
     for field, value, allowed in (
         ("device", device, ("cpu", "cuda")),
         ("dtype", dtype, ("float32", "bfloat16")),
+        ("runtime", runtime, tuple(RUNTIMES)),
     ):
         if value is not None and value not in allowed:
-            raise ValueError(f"{field}: {value!r}, allowed are {' and '.join(allowed)}")
+            raise ValueError(
+                f"{field}: {value!r}, allowed are {', '.join(allowed[:-1])} and {allowed[-1]}"
+            )
     profile = load(file)
     target = Target.model_validate(
         {
@@ -138,6 +146,7 @@ def check(
             "dtype": dtype,
             "threads": threads,
             "channels_last": channels_last,
+            "runtime": runtime,
         }
     )
     found = setting_differences(profile, target) + profile.check()

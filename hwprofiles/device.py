@@ -35,6 +35,13 @@ COVERED = (
     "software.cuda",
     "software.cudnn",
     "software.onednn",
+    "runtime.name",
+    "runtime.version",
+    "runtime.provider",
+    "runtime.precision",
+    "runtime.graph_optimization",
+    "runtime.exporter",
+    "runtime.spinning",
 )
 
 
@@ -78,14 +85,27 @@ class Software(_Section):
     onednn: bool
 
 
+class RuntimeFingerprint(_Section):
+    """What decides a runtime's times besides the machine, the model and the threads."""
+
+    name: Text = Field(description="eager, compiled, onnxruntime, openvino, executorch, ...")
+    version: Text = Field(description="of the library")
+    provider: Text = Field(description="what executes in it: a backend or execution provider")
+    precision: Text = Field(description="what is computed in, as 'float32'")
+    graph_optimization: Text = Field(description="how far the graph is rewritten; none in eager")
+    exporter: Text | None = Field(description="what made the file it reads; null: none is read")
+    spinning: bool = Field(description="idle threads wait actively")
+
+
 class Fingerprint(_Section):
-    """Machine and software; ``id`` hashes the keys listed in ``covers``."""
+    """Machine, software and runtime; ``id`` hashes the keys listed in ``covers``."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     covers: list[Text]
     device: Device
     host: Host
     software: Software
+    runtime: RuntimeFingerprint
 
 
 @dataclass(frozen=True)
@@ -101,8 +121,8 @@ class Difference:
         return f"{self.field}: profile has {self.profile_value}, {self.place} is {self.here}"
 
 
-def fingerprint(device_type: str) -> Fingerprint:
-    """The fingerprint of this machine with a device of this type.
+def fingerprint(device_type: str, runtime: RuntimeFingerprint) -> Fingerprint:
+    """The fingerprint of this machine with a device of this type, and a runtime on it.
 
     Raises:
         ValueError: there is no such device here.
@@ -124,11 +144,23 @@ def fingerprint(device_type: str) -> Fingerprint:
         onednn=torch.backends.mkldnn.is_available(),
     )
     device = _cuda() if device_type == "cuda" else _cpu()
-    parts = {"device": device, "host": host, "software": software}
+    return sealed(device, host, software, runtime)
+
+
+def sealed(
+    device: Device, host: Host, software: Software, runtime: RuntimeFingerprint
+) -> Fingerprint:
+    """The fingerprint of these, with the id that hashes what decides times."""
+    parts = {"device": device, "host": host, "software": software, "runtime": runtime}
     covered = {key: _value(parts, key) for key in COVERED}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
     return Fingerprint(
-        id=digest[:12], covers=list(COVERED), device=device, host=host, software=software
+        id=digest[:12],
+        covers=list(COVERED),
+        device=device,
+        host=host,
+        software=software,
+        runtime=runtime,
     )
 
 

@@ -20,7 +20,8 @@ from hwprofiles.device import check_device
 from hwprofiles.fit import find_channel_divisor
 from hwprofiles.plan import Widths, plan_chains, sweep_widths
 from hwprofiles.profile_file import Profile
-from hwprofiles.runtimes.base import Setting, example_input, place
+from hwprofiles.runtimes import find_runtime
+from hwprofiles.runtimes.base import Runner, Setting, build_checked, example_input, place
 from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, Builder, call_of, pinned
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import (
@@ -59,6 +60,7 @@ def measure(
     threads: int = 1,
     dtype: str = "float32",
     channels_last: bool = False,
+    runtime: str = "eager",
     name: str | None = None,
     rounds: int = 15,
     min_s: float = 8.0,
@@ -66,6 +68,9 @@ def measure(
     progress: Progress | None = None,
 ) -> Profile:
     """Measure every layer of some models, and the models, in one setting.
+
+    The models run in the runtime. The layers are timed in eager mode, one after the other; other
+    runtimes rewrite the graph, and have no layers to time.
 
     The models are copied, not touched; random state and the number of threads are restored. The
     process keeps freed memory from now on, as in ``allocator.py``.
@@ -78,6 +83,7 @@ def measure(
         threads: of torch on the CPU.
         dtype: 'float32' or 'bfloat16', of parameters and inputs.
         channels_last: memory format.
+        runtime: what the models run in, a name in ``hwprofiles.runtimes.RUNTIMES``.
         name: of the profile; default like 'cpu-t1-b1'.
         rounds: readings of every point at least, 10 or more.
         min_s: go on for so many seconds, after warming up.
@@ -85,7 +91,8 @@ def measure(
         progress: called with (stage, done, total).
 
     Raises:
-        ValueError: a setting that is not allowed or not available here.
+        ValueError: a setting that is not allowed or not available here, or a model that the
+            runtime does not take.
     """
     size = _input_size(input_size)
     _positive("batch_size", batch_size)
@@ -98,6 +105,8 @@ def measure(
             check_name(field, value)
     setting = Setting(check_device(device), DTYPES[dtype], batch_size, channels_last, threads)
     report = progress or (lambda stage, done, total: None)
+    in_runtime = find_runtime(runtime)
+    in_runtime.check(setting)
     begin = time.perf_counter()
     with pinned(setting):
         networks = {label: place(model, setting) for label, model in models.items()}
@@ -109,13 +118,16 @@ def measure(
         report("tracing", len(networks), len(networks))
         unique = {s.signature: s for t in traced.values() for s in t.layers}
         divisor, contention = _sweep_channel_divisor(traced, setting, min_s, seed, progress)
+        runners = {
+            label: build_checked(in_runtime, model, x, setting) for label, model in models.items()
+        }
         timed = _time_everything(
-            traced, networks, x, divisor.value, setting, rounds, min_s, seed, progress
+            traced, runners, x, divisor.value, setting, rounds, min_s, seed, progress
         )
         memories = {}
         for i, (label, network) in enumerate(networks.items()):
             report("memory", i, len(networks))
-            memories[label] = _memory(network, x, traced[label], threads)
+            memories[label] = _memory(network, x, traced[label], threads, runtime)
         report("memory", len(networks), len(networks))
     workload = Workload(
         device="cuda" if device == "cuda" else "cpu",
@@ -125,11 +137,13 @@ def measure(
         dtype="bfloat16" if dtype == "bfloat16" else "float32",
         threads=threads,
         channels_last=channels_last,
+        runtime=runtime,
         keeps_freed_memory=keep_freed_memory(),
     )
     return assemble(
         name or _default_name(workload),
         workload,
+        in_runtime.fingerprint(setting),
         traced,
         unique,
         divisor,
@@ -155,6 +169,7 @@ def time_models(
     channels_last: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    runtime: str = "eager",
 ) -> dict[str, Measurement]:
     """Time whole models against each other, in interleaved rounds.
 
@@ -167,6 +182,7 @@ def time_models(
         channels_last: memory format; the models are copied.
         seed: of the order within the rounds.
         progress: called with (stage, done, total).
+        runtime: what they run in.
 
     Returns:
         Label -> seconds of one forward pass, in the order of ``models``.
@@ -178,12 +194,13 @@ def time_models(
         raise ValueError("models: none given, at least one is needed")
     first = next(iter(models.values()))[1]
     setting = Setting(first.device, first.dtype, len(first), channels_last, threads)
+    in_runtime = find_runtime(runtime)
+    in_runtime.check(setting)
     cases: dict[str, Case] = {}
     with pinned(setting), torch.inference_mode():
         for label, (model, x) in models.items():
-            network = place(model, setting)
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-            cases[label] = call_of(network, x)
+            cases[label] = call_of(build_checked(in_runtime, model, x, setting), x)
         anchor = anchor_workload(setting.device, setting.dtype)
         timed = measure_rounds(
             cases, anchor, setting.timer(), (), rounds, block_s, min_s, seed, progress
@@ -193,7 +210,7 @@ def time_models(
 
 def _time_everything(
     traced: Mapping[str, Traced],
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Runner],
     x: Tensor,
     divisor: int,
     setting: Setting,
@@ -304,12 +321,15 @@ def _sweep_channel_divisor(
     return found, swept_rounds.contention
 
 
-def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int) -> Memory:
+def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int, runtime: str) -> Memory:
     return Memory(
         parameter_bytes=memory.parameter_bytes(network),
         activation_bytes=sum(s.activation_bytes for s in traced.layers) * len(x),
         peak_analytic_bytes=memory.peak_analytic_bytes(network, x),
-        peak_measured_bytes=memory.peak_measured_bytes(network, x, threads),
+        # A fresh process measures it in eager mode only.
+        peak_measured_bytes=(
+            memory.peak_measured_bytes(network, x, threads) if runtime == "eager" else None
+        ),
     )
 
 
@@ -347,6 +367,7 @@ def _default_name(w: Workload) -> str:
     parts.append(f"b{w.batch_size}")
     parts += ["bf16"] if w.dtype == "bfloat16" else []
     parts += ["nhwc"] if w.channels_last else []
+    parts += [w.runtime] if w.runtime != "eager" else []
     return "-".join(parts)
 
 
@@ -355,6 +376,7 @@ def _command(w: Workload) -> str:
     words = ["hwprofiles measure", *w.models, "--input-size", *map(str, w.input_size)]
     words += ["--batch-size", str(w.batch_size), "--device", w.device, "--threads", str(w.threads)]
     words += ["--dtype", w.dtype, *(["--channels-last"] if w.channels_last else [])]
+    words += ["--runtime", w.runtime]
     return " ".join(words)
 
 

@@ -15,6 +15,7 @@ from hwprofiles.messages import naming
 from hwprofiles.models import check_size, create_model
 from hwprofiles.output import refuse_foreign_file
 from hwprofiles.profile_file import ProfileError, load
+from hwprofiles.runtimes import RUNTIMES
 from hwprofiles.time_limit import TimeLimit
 from hwprofiles.timing import Progress
 from hwprofiles.yaml_file import YamlError, parse_yaml, shortened
@@ -40,6 +41,7 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; default is all.", show_default=False)
 ]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Runtime = Annotated[str, typer.Option(help=f"What the network will run in: {', '.join(RUNTIMES)}.")]
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory format.")]
 Modules = Annotated[
     list[str] | None,

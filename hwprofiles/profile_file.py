@@ -20,7 +20,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from hwprofiles.device import Difference, Fingerprint, differences, fingerprint
 from hwprofiles.files import write_whole
+from hwprofiles.layer_table import layer_table
 from hwprofiles.layers import Coefficients, LayerSpec
+from hwprofiles.runtimes import find_runtime
+from hwprofiles.runtimes.base import Setting
 from hwprofiles.schema import (
     Calibration,
     CostModel,
@@ -73,6 +76,11 @@ class Profile(Section):
             raise ValueError(
                 f"dense: holds {sorted(self.dense)}, workload.models {sorted(self.workload.models)}"
             )
+        by = self.calibration
+        if by.layers and set(by.layers) != set(signatures):
+            raise ValueError("cost_model.calibration.layers: not the signatures of layers")
+        if not by.layers and (by.scale is None or any(x.alone is None for x in self.layers)):
+            raise ValueError("cost_model.calibration: layers have no cost, alone or in networks")
         strangers = {m for layer in self.layers for m in layer.count} - set(self.dense)
         if strangers:
             raise ValueError(f"layers: count names {sorted(strangers)}, not in workload.models")
@@ -86,8 +94,8 @@ class Profile(Section):
         models = ", ".join(w.models)
         return (
             f"Profile {self.name!r} of {device.name}, fingerprint {self.fingerprint_id}\n"
-            f"  setting: {w.device}, {w.threads} thread(s), batch {w.batch_size}, {w.dtype};"
-            f" {models}\n"
+            f"  setting: {w.runtime}, {w.device}, {w.threads} thread(s), batch {w.batch_size},"
+            f" {w.dtype}; {models}\n"
             f"  {len(self.layers)} layers, channel divisor {self.channel_divisor},"
             f" verdict {self.protocol.verdict}"
         )
@@ -104,34 +112,12 @@ class Profile(Section):
         """A row a layer, in the file's order.
 
         Columns: signature, type, form, runs (in all models), macs, params, activation_bytes,
-        dense_s (median seconds a call at full width), q25_s, q75_s, spread ((q75_s - q25_s) /
-        dense_s), n (readings), fit_error (mean relative error at the samples), and the coefficients
-        const_s, per_in_s, per_out_s, per_in_out_s as they are in the file.
+        dense_s (median seconds a call alone at full width, in eager mode), q25_s, q75_s, spread
+        ((q75_s - q25_s) / dense_s), n (readings), fit_error (mean relative error at the samples),
+        all NaN where it was not timed alone; and const_s, per_in_s, per_out_s, per_in_out_s, what
+        it adds to a network.
         """
-        return pd.DataFrame(
-            [
-                {
-                    "signature": layer.signature,
-                    "type": layer.type,
-                    "form": layer.form,
-                    "runs": sum(layer.count.values()),
-                    "macs": layer.macs,
-                    "params": layer.params,
-                    "activation_bytes": layer.activation_bytes,
-                    "dense_s": layer.dense.median_s,
-                    "q25_s": layer.dense.q25_s,
-                    "q75_s": layer.dense.q75_s,
-                    "spread": layer.dense.spread,
-                    "n": layer.dense.n,
-                    "fit_error": layer.fit_error,
-                    "const_s": layer.coefficients.const_s,
-                    "per_in_s": layer.coefficients.per_in_s,
-                    "per_out_s": layer.coefficients.per_out_s,
-                    "per_in_out_s": layer.coefficients.per_in_out_s,
-                }
-                for layer in self.layers
-            ]
-        )
+        return layer_table(self.layers, self.cost)
 
     @property
     def kappa(self) -> float:
@@ -170,21 +156,21 @@ class Profile(Section):
         raise MissingLayers([signature], self)
 
     def cost(self, signature: str) -> Coefficients:
-        """Seconds a call as a function of the widths, as the calibration's ``scale`` takes it.
+        """Seconds that a layer adds to a network as a function of the widths.
 
-        ``calibration.scale`` times the sum of these over a network's layers, plus
-        ``calibration.offset_s``, is the network's latency.
+        The sum of these over a network's layers is the network's latency.
 
         Raises:
             ProfileError: the profile does not hold the layer.
         """
         layer, by = self.layer(signature), self.calibration
-        c, factor = layer.coefficients, by.by_form.get(layer.form, 1.0)
+        if by.layers:
+            c, factor = by.layers[signature], 1.0
+        else:  # one of the two is there, see _consistent
+            assert layer.alone is not None and by.scale is not None
+            c, factor = layer.alone.coefficients, by.scale
         return Coefficients(
-            factor * c.const_s + by.per_layer_s / by.scale,
-            factor * c.per_in_s,
-            factor * c.per_out_s,
-            factor * c.per_in_out_s,
+            factor * c.const_s, factor * c.per_in_s, factor * c.per_out_s, factor * c.per_in_out_s
         )
 
     def latency_s(self, signature: str, in_channels: int, out_channels: int) -> float:
@@ -201,7 +187,7 @@ class Profile(Section):
                 raise ProfileError(
                     f"{field}: {value} of {signature} was not measured, allowed is {low}..{high}"
                 )
-        return self.calibration.scale * self.cost(signature).at(in_channels, out_channels)
+        return self.cost(signature).at(in_channels, out_channels)
 
     def missing(self, specs: Iterable[LayerSpec]) -> list[str]:
         """Signatures among ``specs`` that the profile does not hold, each once."""
@@ -231,13 +217,19 @@ class Profile(Section):
         """
         rows = list(executed)
         costs = {signature: self.cost(signature) for signature, _, _ in rows}
-        return self.calibration.network_s(sum(costs[s].at(i, o) for s, i, o in rows))
+        return sum(costs[s].at(i, o) for s, i, o in rows)
 
     def check(self) -> list[Difference]:
         """Where this machine and its software differ from the ones the profile was made on."""
-        if self.workload.device == "cuda" and not torch.cuda.is_available():
+        w = self.workload
+        if w.device == "cuda" and not torch.cuda.is_available():
             return [Difference("device.name", self.fingerprint.device.name, "no CUDA device")]
-        return differences(self.fingerprint, fingerprint(self.workload.device))
+        try:
+            runtime = find_runtime(w.runtime)
+        except ValueError:
+            return [Difference("runtime.name", w.runtime, "not installed")]
+        here = runtime.fingerprint(setting_of(w))
+        return differences(self.fingerprint, fingerprint(w.device, here))
 
     def require_possible(self, source: str | None = None) -> Self:
         """The same profile, if its networks take about as long as their layers.
@@ -248,7 +240,7 @@ class Profile(Section):
         Raises:
             ProfileError: the layers' sum or the scale is outside 0.5 to 2.
         """
-        reason = impossible(self.calibration, self.dense)
+        reason = impossible(self.workload, self.calibration, self.dense)
         if reason is not None:
             raise ProfileError(
                 f"{source or f'profile {self.name}'}: {reason}; measure it anew on a machine that "
@@ -259,6 +251,14 @@ class Profile(Section):
     def doubts(self) -> list[str]:
         """What to know before the profile is trusted, a clause each; empty: nothing."""
         return doubts(self.created, self.protocol, self.calibration, self.dense, self.validation)
+
+
+def setting_of(workload: Workload) -> Setting:
+    """The setting that a workload names, as runtimes take it."""
+    w = workload
+    return Setting(
+        torch.device(w.device), getattr(torch, w.dtype), w.batch_size, w.channels_last, w.threads
+    )
 
 
 class ProfileFile(Profile):

@@ -16,7 +16,7 @@ from pydantic import (
 from hwprofiles.layers import Form
 from hwprofiles.yaml_file import shortened
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "2.0"
 
 # Wide enough for every machine, narrow enough that no sum or ratio of them overflows.
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
@@ -98,7 +98,7 @@ class Workload(Section):
     dtype: Literal["float32", "bfloat16"]
     threads: Count
     channels_last: bool
-    mode: Literal["eager"] = "eager"
+    runtime: Name = Field(description="what networks run in: eager, onnxruntime, openvino, ...")
     tf32: bool = False
     cudnn_benchmark: bool = False
     keeps_freed_memory: bool = Field(
@@ -127,7 +127,7 @@ class Protocol(Section):
     interleaved: Literal[True] = True
     statistic: Text
     cache: Text
-    anchor: Anchor
+    anchor: Anchor | None = Field(description="null: timed by other means, which have none")
     load_average: Cores
     contention: Cores | None = Field(
         description="cores that others wanted, too; null: could not be seen"
@@ -163,19 +163,45 @@ class Weights(Section):
         return 1.0 - self.alpha
 
 
-class Calibration(Section):
-    """Network = sum over layers (scale * by_form * layer + per_layer_s) + offset_s."""
+class LatencyCoefficients(Section):
+    """Seconds a call at the workload's batch size."""
 
-    scale: Annotated[float, Field(gt=0, le=1e6)]
-    offset_s: Seconds
-    n: Count = Field(description="whole networks that it was fitted to")
-    by_form: dict[Form, Ratio] = Field(
-        default_factory=dict, description="factor of a form's layers on top of scale; default 1"
+    const_s: Seconds
+    per_in_s: Seconds
+    per_out_s: Seconds
+    per_in_out_s: Seconds
+
+
+class Interval(Section):
+    """What layers of a signature cost at full width, as other draws of the networks put it."""
+
+    low_s: Seconds
+    high_s: Seconds
+
+
+class Calibration(Section):
+    """From layers to whole networks: what each layer adds to a network, seen on whole networks.
+
+    Without cut networks it is ``scale`` times what the layer takes alone.
+    """
+
+    scale: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        description="dense networks / the sums of their layers alone; null: none was timed alone"
     )
-    per_layer_s: Seconds = Field(default=0.0, description="added to every executed layer")
+    n: Count = Field(description="whole networks that were timed for it")
+    layers: dict[Text, LatencyCoefficients] = Field(
+        default_factory=dict, description="signature -> its cost in networks; empty: scale x alone"
+    )
+    intervals: dict[Text, Interval] = Field(
+        default_factory=dict, description="signature -> 80 % of what halves of the networks give"
+    )
+    unknowns: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="coefficients that were fitted"
+    )
     left_out_error: Ratio | None = Field(
-        default=None, description="mean error of a network predicted from the others; null: dense"
+        default=None, description="mean error of networks predicted from the others; null: dense"
     )
+    left_out_p95: Ratio | None = Field(default=None, description="95 % of them are off by less")
     seed: Seed | None = Field(default=None, description="of the cut networks; null: dense only")
     drift: Off | None = Field(
         default=None, description="dense networks: measured here / with their layers - 1"
@@ -185,10 +211,6 @@ class Calibration(Section):
     networks: list[Text] = Field(
         default_factory=list, description="hashes of their layers: no validation is on these"
     )
-
-    def network_s(self, layers_s: float) -> float:
-        """Seconds of a network whose layers' costs, as ``Profile.cost`` gives them, sum to this."""
-        return self.scale * layers_s + self.offset_s
 
 
 class SweepPoint(Section):
@@ -244,15 +266,6 @@ class Sample(Latency):
     out_channels: Count
 
 
-class LatencyCoefficients(Section):
-    """Seconds a call at the workload's batch size."""
-
-    const_s: Seconds
-    per_in_s: Seconds
-    per_out_s: Seconds
-    per_in_out_s: Seconds
-
-
 class FitRange(Section):
     """The widths that were measured."""
 
@@ -267,6 +280,15 @@ class FitRange(Section):
         return self
 
 
+class Alone(Section):
+    """A layer timed by itself, between the layers before and after it, in eager mode."""
+
+    coefficients: LatencyCoefficients
+    fit_error: Ratio = Field(description="mean absolute relative error at the samples")
+    dense: Latency
+    samples: list[Sample] = Field(min_length=1)
+
+
 class LayerProfile(Section):
     """One layer signature: what it is and what it costs."""
 
@@ -279,11 +301,8 @@ class LayerProfile(Section):
     macs: Macs = Field(description="per example")
     params: Params
     activation_bytes: Bytes = Field(description="output, per example")
-    coefficients: LatencyCoefficients
     fit_range: FitRange
-    fit_error: Ratio = Field(description="mean absolute relative error at the samples")
-    dense: Latency
-    samples: list[Sample] = Field(min_length=1)
+    alone: Alone | None = Field(description="null: the device cannot time single layers")
 
 
 class Memory(Section):
@@ -302,10 +321,14 @@ class Memory(Section):
 class EndToEnd(Latency):
     """One whole dense network."""
 
-    p90_s: Time
-    p99_s: Time
-    sum_of_layers_s: Time = Field(description="by the coefficients, not calibrated")
-    explained: Ratio = Field(description="sum_of_layers_s / median_s")
+    p90_s: Time | None = Field(description="90 % of the calls are faster; null: not told")
+    p99_s: Time | None
+    sum_of_layers_s: Time | None = Field(
+        description="of the layers alone, in eager mode; null: not timed"
+    )
+    explained: Ratio | None = Field(
+        description="sum_of_layers_s / median_s; null: not timed, or in another runtime"
+    )
     calibrated_error: Off = Field(
         description="calibrated prediction / median_s - 1, with the drift since"
     )
@@ -357,7 +380,7 @@ class Validation(Section):
     params_alone: Scores = Field(description="the same by parameters")
     speed_up_error: Ratio = Field(description="mean relative error of cut / dense, at the divisor")
     dense_error: Off = Field(description="the uncut network: predicted / measured - 1")
-    noise_floor: Ratio = Field(
-        description="mean relative difference of networks that were measured twice"
+    noise_floor: Ratio | None = Field(
+        description="mean relative difference of networks that were measured twice; null: none was"
     )
     networks: list[ValidatedNetwork] = Field(min_length=1)

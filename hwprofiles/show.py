@@ -27,15 +27,19 @@ def show_summary(profile: Profile) -> None:
     size = "x".join(map(str, w.input_size))
     table = Table(title=f"profile {profile.name}", show_header=False)
     table.add_row("device", f"{f.device.name}, {f.device.cores} cores, fingerprint {f.id}")
+    r = f.runtime
+    table.add_row("runtime", f"{r.name} {r.version}, {r.provider}, {r.precision}")
     table.add_row("software", f"torch {f.software.torch}, timm {f.software.timm}")
     table.add_row(
         "workload",
-        f"{', '.join(w.models)} at {size}, batch {w.batch_size}, {w.threads} thread(s), "
-        f"{w.dtype}, {layout}{', freed memory kept' if w.keeps_freed_memory else ''}",
+        f"{', '.join(w.models)} at {size} in {w.runtime}, batch {w.batch_size}, "
+        f"{w.threads} thread(s), {w.dtype}, {layout}"
+        f"{', freed memory kept' if w.keeps_freed_memory else ''}",
     )
+    anchor = None if p.anchor is None else p.anchor.spread
     table.add_row(
         "verdict",
-        f"{p.verdict}: spread {_percent(p.spread)}, anchor {_percent(p.anchor.spread)}, "
+        f"{p.verdict}: spread {_percent(p.spread)}, anchor {_share(anchor)}, "
         f"{_contention(p.contention)}, "
         f"{p.rounds} rounds, {profile.created.wall_s:.0f} s",
     )
@@ -51,7 +55,7 @@ def show_summary(profile: Profile) -> None:
         peak = "not measured" if measured is None else f"{measured / 2**20:.1f} MiB"
         table.add_row(
             model,
-            f"{_time(dense.median_s)}, layers sum to {_percent(dense.explained)} of it; "
+            f"{_time(dense.median_s)}{_explained(dense.explained)}; "
             f"{dense.macs / 1e6:.1f} M MACs, {dense.params:,} parameters; peak memory {peak}, "
             f"analytic {dense.memory.peak_analytic_bytes / 2**20:.1f} MiB",
         )
@@ -60,24 +64,31 @@ def show_summary(profile: Profile) -> None:
             f"validation, {v.model}",
             f"{v.verdict}: {v.aligned.n} unseen networks: MAPE {_percent(v.aligned.mape)}, within "
             f"10 % {_percent(v.aligned.within10)}, Kendall tau {v.aligned.kendall_tau:.2f} (MACs "
-            f"alone {v.macs_alone.kendall_tau:.2f}); noise floor {_percent(v.noise_floor)}",
+            f"alone {v.macs_alone.kendall_tau:.2f}); noise floor {_share(v.noise_floor)}",
         )
     console.print(table)
 
 
 def show_layers(profile: Profile) -> None:
-    """Print a row a layer."""
-    table = Table("layer", "runs", "MACs", "params", "out bytes", "dense", "spread", "fit error")
+    """Print a row a layer: what it takes alone, and what it adds to a network, with its interval.
+
+    A layer's cost in a network is known no better than the interval says: what always goes
+    together, as a convolution and its norm, shares the cost.
+    """
+    table = Table("layer", "runs", "MACs", "params", "out bytes", "alone", "in a network", "80 %")
+    intervals = profile.calibration.intervals
     for layer in profile.layers:
+        cost = profile.cost(layer.signature).at(layer.in_channels, layer.out_channels)
+        known = intervals.get(layer.signature)
         table.add_row(
             layer.signature,
             str(sum(layer.count.values())),
             f"{layer.macs / 1e6:.2f} M",
             f"{layer.params:,}",
             f"{layer.activation_bytes:,}",
-            _time(layer.dense.median_s),
-            _percent(layer.dense.spread),
-            _percent(layer.fit_error),
+            "-" if layer.alone is None else _time(layer.alone.dense.median_s),
+            _time(cost),
+            "-" if known is None else f"{_time(known.low_s)} .. {_time(known.high_s)}",
         )
     console.print(table)
 
@@ -91,15 +102,20 @@ def show_comparison(first: Profile, second: Profile) -> None:
     for model in sorted(set(first.dense) & set(second.dense)):
         x, y = first.dense[model].median_s, second.dense[model].median_s
         table.add_row(f"{model}, whole", _time(x), _time(y), _ratio(x, y))
-    others = {layer.signature: layer.dense.median_s for layer in second.layers}
+    others = {layer.signature for layer in second.layers}
     for layer in first.layers:
         if layer.signature in others:
-            x, y = layer.dense.median_s, others[layer.signature]
+            widths = layer.in_channels, layer.out_channels
+            x, y = (p.cost(layer.signature).at(*widths) for p in (first, second))
             table.add_row(layer.signature, _time(x), _time(y), _ratio(x, y))
     console.print(table)
     own = len(first.layers) + len(second.layers)
-    shared = len({layer.signature for layer in first.layers} & set(others))
+    shared = len({layer.signature for layer in first.layers} & others)
     console.print(f"{shared} layers in both, {own - 2 * shared} in one only")
+
+
+def _explained(share: float | None) -> str:
+    return "" if share is None else f", layers sum to {_percent(share)} of it"
 
 
 def _contention(cores: float | None) -> str:
@@ -107,19 +123,21 @@ def _contention(cores: float | None) -> str:
 
 
 def _calibration(c: Calibration) -> str:
-    words = [f"scale {c.scale:.3f}", *(f"{form} x {f:.3f}" for form, f in c.by_form.items())]
-    words += [f"{_time(c.per_layer_s)} a layer"] if c.per_layer_s else []
     if c.left_out_error is None:
-        return f"{words[0]}, from the dense network(s) only"
+        return f"scale {c.scale:.3f}, from the dense network(s) only"
     drift = "" if c.drift is None else f", drift {_percent(c.drift)}"
     return (
-        f"{c.verdict}: {', '.join(words)}; from {c.n} networks, error of one predicted from the "
-        f"others {_percent(c.left_out_error)}{drift}"
+        f"{c.verdict}: {c.unknowns} coefficients from {c.n} networks, error of one predicted from "
+        f"the others {_percent(c.left_out_error)}{drift}"
     )
 
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def _share(share: float | None) -> str:
+    return "not measured" if share is None else _percent(share)
 
 
 def _percent(share: float) -> str:

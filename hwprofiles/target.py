@@ -25,6 +25,7 @@ class Target(BaseModel):
         dtype: of parameters and inputs.
         threads: on the CPU.
         channels_last: memory format.
+        runtime: what the network runs in.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
@@ -34,6 +35,7 @@ class Target(BaseModel):
     dtype: Literal["float32", "bfloat16"] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     channels_last: bool | None = None
+    runtime: str | None = None
 
 
 def setting_differences(profile: Profile, target: Target) -> list[Difference]:

@@ -9,30 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hwprofiles.schema import Calibration, Created, EndToEnd, Protocol, Validation
+from hwprofiles.schema import Calibration, Created, EndToEnd, Protocol, Validation, Workload
 
 # The layers' sum over the network's time, and the calibration's scale: refused outside.
 POSSIBLE = (0.5, 2.0)
 # And doubtful outside; good profiles stay well within.
 LIKELY = (0.75, 1.33)
-# What the calibration multiplies a form's layers by, on top of the scale; doubtful outside.
-FACTORS = (0.5, 2.0)
 # Mean relative error on networks that the profile had not seen; doubtful above it.
 MAX_ERROR = 0.10
 
 
-def impossible(calibration: Calibration, dense: Mapping[str, EndToEnd]) -> str | None:
-    """Why layers and networks cannot have been measured in one setting; None: they can."""
+def impossible(
+    workload: Workload, calibration: Calibration, dense: Mapping[str, EndToEnd]
+) -> str | None:
+    """Why layers and networks cannot have been measured in one setting; None: they can.
+
+    Layers alone are timed in eager mode, which says nothing about networks in another runtime.
+    """
     low, high = POSSIBLE
     for model, whole in dense.items():
-        if not low <= whole.explained <= high:
+        if whole.explained is not None and not low <= whole.explained <= high:
             return (
                 f"the layers of {model} sum to {whole.explained:.3g} of the network's time, "
                 f"allowed is {low:g} to {high:g}"
             )
-    if not low <= calibration.scale <= high:
+    scale = calibration.scale if workload.runtime == "eager" else None
+    if scale is not None and not low <= scale <= high:
         return (
-            f"networks take {calibration.scale:.3g} times the sum of their layers "
+            f"networks take {scale:.3g} times the sum of their layers "
             f"(calibration.scale), allowed is {low:g} to {high:g}"
         )
     return None
@@ -51,19 +55,22 @@ def doubts(
         found.append("it was edited by hand")
     if protocol.verdict == "noisy":
         contention = "not seen" if protocol.contention is None else f"{protocol.contention:.2f}"
+        anchor = protocol.anchor
+        drift = "none" if anchor is None else f"{anchor.spread:.1%}"
         found.append(
-            f"its times are noisy (spread {protocol.spread:.1%}, anchor "
-            f"{protocol.anchor.spread:.1%}, contention {contention})"
+            f"its times are noisy (spread {protocol.spread:.1%}, anchor {drift}, contention "
+            f"{contention})"
         )
     if calibration.verdict == "noisy":
         drift = "" if calibration.drift is None else f" (drift {calibration.drift:.1%})"
         found.append(f"its calibration is noisy{drift}")
-    for form, factor in calibration.by_form.items():
-        if not FACTORS[0] <= factor <= FACTORS[1]:
-            found.append(f"its calibration multiplies {form} layers by {factor:.2f}")
+    if calibration.left_out_error is None:
+        found.append("it was not fitted to cut networks")
+    elif calibration.left_out_error > MAX_ERROR:
+        found.append(f"its fit is off by {calibration.left_out_error:.1%} on networks left out")
     low, high = LIKELY
     for model, whole in dense.items():
-        if not low <= whole.explained <= high:
+        if whole.explained is not None and not low <= whole.explained <= high:
             found.append(f"the layers of {model} sum to {whole.explained:.1%} of its time")
     for v in validation:
         if v.aligned.mape > MAX_ERROR:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,16 @@ from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 MEASURED_AGAIN = 6
 LEAST = 4  # networks that scores say anything about
 DENSE = "dense"
+
+
+class Timed(Protocol):
+    """A network's time: a measurement made here, or a line of a table."""
+
+    @property
+    def median_s(self) -> float: ...
+
+    @property
+    def spread(self) -> float: ...
 
 
 def validate(
@@ -71,25 +82,62 @@ def validate(
         seed + 1,
         progress and (lambda stage, done, total: progress(f"again, {stage}", done, total)),
     )
-    measured = {label: m.median_s for label, m in timed.measurements.items()}
     repeated = {label: m.median_s for label, m in again.measurements.items()}
-    at = [label for label in cut if label.startswith("aligned")]
-    off = [label for label in cut if label.startswith("unaligned")]
-    ratio = measured[DENSE] / predicted[DENSE]
     seen = [r.contention for r in (timed, again) if r.contention is not None]
+    return judged(
+        model,
+        networks,
+        predicted,
+        timed.measurements,
+        seed,
+        verdict="noisy" if "noisy" in (timed.verdict, again.verdict) else "ok",
+        contention=max(seen, default=None),
+        again_s=repeated,
+    )
+
+
+def judged(
+    model: str,
+    networks: Mapping[str, Candidate],
+    predicted: Mapping[str, float],
+    measured: Mapping[str, Timed],
+    seed: int,
+    verdict: Literal["ok", "noisy"],
+    contention: float | None = None,
+    again_s: Mapping[str, float] | None = None,
+) -> Validation:
+    """What predictions are worth, by measurements that are there.
+
+    Args:
+        model: the uncut network's name.
+        networks: from :func:`validation_networks`.
+        predicted: seconds by label.
+        measured: by label.
+        seed: of the networks.
+        verdict: on the measurements.
+        contention: cores that others wanted meanwhile.
+        again_s: seconds of those that were measured a second time.
+    """
+    again_s = again_s or {}
+    seconds = {label: m.median_s for label, m in measured.items()}
+    at = [label for label in networks if label.startswith("aligned")]
+    off = [label for label in networks if label.startswith("unaligned")]
+    ratio = seconds[DENSE] / predicted[DENSE]
     return Validation(
         model=model,
         utc=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
-        verdict="noisy" if "noisy" in (timed.verdict, again.verdict) else "ok",
-        contention=max(seen, default=None),
-        aligned=scores([predicted[n] for n in at], [measured[n] for n in at]),
-        unaligned=scores([predicted[n] for n in off], [measured[n] for n in off]) if off else None,
-        macs_alone=alone([networks[n].macs for n in at], [measured[n] for n in at]),
-        params_alone=alone([networks[n].params for n in at], [measured[n] for n in at]),
-        speed_up_error=float(np.mean([abs(predicted[n] * ratio / measured[n] - 1) for n in at])),
+        verdict=verdict,
+        contention=contention,
+        aligned=scores([predicted[n] for n in at], [seconds[n] for n in at]),
+        unaligned=scores([predicted[n] for n in off], [seconds[n] for n in off]) if off else None,
+        macs_alone=alone([networks[n].macs for n in at], [seconds[n] for n in at]),
+        params_alone=alone([networks[n].params for n in at], [seconds[n] for n in at]),
+        speed_up_error=float(np.mean([abs(predicted[n] * ratio / seconds[n] - 1) for n in at])),
         dense_error=1 / ratio - 1,
-        noise_floor=float(np.mean([abs(repeated[n] / measured[n] - 1) for n in chosen])),
+        noise_floor=(
+            float(np.mean([abs(again_s[n] / seconds[n] - 1) for n in again_s])) if again_s else None
+        ),
         networks=[
             ValidatedNetwork(
                 label=label,
@@ -98,9 +146,9 @@ def validate(
                 macs=c.macs,
                 params=c.params,
                 predicted_s=predicted[label],
-                measured_s=measured[label],
-                spread=timed.measurements[label].spread,
-                again_s=repeated.get(label),
+                measured_s=seconds[label],
+                spread=measured[label].spread,
+                again_s=again_s.get(label),
             )
             for label, c in networks.items()
         ],

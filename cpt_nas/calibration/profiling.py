@@ -12,14 +12,16 @@ from torch import nn
 import hwprofiles
 from cpt_nas.calibration.random_structures import candidate, random_structures
 from cpt_nas.costs.cost_model import CostModel, build_cost
+from cpt_nas.costs.terms import PARAMETER
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import dense_structure
-from hwprofiles import Candidate, Profile
+from hwprofiles import Candidate, LayerSpec, Profile
 from hwprofiles.schema import Validation
 from hwprofiles.timing import MIN_ROUNDS, Progress
 from hwprofiles.validation import DENSE
 
-CALIBRATED_ON = 10
+# Networks that costs are fitted to: about one a coefficient, and no fewer or more than these.
+FEWEST, MOST = 40, 120
 # This share of the structures to validate on is off the channel divisor.
 UNALIGNED = 1 / 3
 LEAST_STRUCTURES = 6
@@ -42,18 +44,19 @@ class _Validated:
 def calibrate(
     profile: Profile,
     models: Mapping[str, nn.Module],
-    structures: int = CALIBRATED_ON,
+    structures: int | None = None,
     rounds: int = MIN_ROUNDS,
     min_s: float = 8.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Profile:
-    """Calibrate a profile on random sub-networks of its models, cut and measured here.
+    """Fit the costs of a profile's layers to random sub-networks, cut and measured here.
 
     Args:
         profile: as measured; its setting is measured in.
         models: the profile's models by name, uncut. They are not changed.
-        structures: sub-networks, shared out evenly over the models.
+        structures: sub-networks, shared out evenly over the models; None: as many as there are
+            coefficients to fit, :data:`FEWEST` to :data:`MOST`.
         rounds, min_s: see ``hwprofiles.candidates.time_candidates``.
         seed: of the structures and the order of measuring.
         progress: called with (stage, done, total).
@@ -61,8 +64,10 @@ def calibrate(
     Raises:
         ValueError: a model in which nothing can be gated, or a setting that is not available here.
     """
-    dense, cut = _to_calibrate(profile, models, structures, seed)
-    return hwprofiles.calibrate(profile, dense, cut, rounds, min_s, seed, progress)
+    made = _to_calibrate(profile, models, structures, seed)
+    return hwprofiles.calibrate(
+        profile, made.dense, made.cut, made.specs, rounds, min_s, seed, progress
+    )
 
 
 def validate(
@@ -121,8 +126,9 @@ def calibrate_and_validate(
     Raises:
         ValueError: as :func:`calibrate` and :func:`validate`.
     """
-    dense, cut = _to_calibrate(profile, models, CALIBRATED_ON, seed)
-    networks = hwprofiles.calibration_networks(dense, cut)
+    fitted = _to_calibrate(profile, models, None, seed)
+    networks = hwprofiles.calibration_networks(fitted.dense, fitted.cut)
+    own = len(networks)
     used = [c.digest() for c in networks.values()]
     judged = {n: _to_validate(profile, n, m, structures, seed, used) for n, m in models.items()}
     for name, made in judged.items():
@@ -131,9 +137,9 @@ def calibrate_and_validate(
     seconds = min_s * (1 + len(models))
     begin = time.perf_counter()
     timed = hwprofiles.time_candidates(profile, networks, rounds, seconds, seed, progress)
-    share = (len(dense) + len(cut)) / len(networks)
+    wall_s = own / len(networks) * (time.perf_counter() - begin)
     profile = hwprofiles.calibrate(
-        profile, dense, cut, seed=seed, timed=timed, wall_s=share * (time.perf_counter() - begin)
+        profile, fitted.dense, fitted.cut, fitted.specs, seed=seed, timed=timed, wall_s=wall_s
     )
     results = {}
     for name, made in judged.items():
@@ -158,19 +164,42 @@ def calibrate_and_validate(
     return hwprofiles.with_validation(profile, results)
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """Networks to fit to, and the uncut models' layers in order."""
+
+    dense: dict[str, Candidate]
+    cut: list[Candidate]
+    specs: dict[str, list[LayerSpec]]
+
+
 def _to_calibrate(
-    profile: Profile, models: Mapping[str, nn.Module], structures: int, seed: int
-) -> tuple[dict[str, Candidate], list[Candidate]]:
+    profile: Profile, models: Mapping[str, nn.Module], structures: int | None, seed: int
+) -> _Fitted:
+    costs = {n: _cost(m, n, hwprofiles.uncalibrated(profile)) for n, m in models.items()}
+    specs = {n: [t.layer for t in c.terms if t.layer.type != PARAMETER] for n, c in costs.items()}
+    if structures is None:
+        wanted = sum(_unknowns(c) for c in costs.values())
+        structures = min(MOST, max(FEWEST * len(models), wanted))
     dense, cut = {}, []
     for i, (name, model) in enumerate(models.items()):
-        cost = _cost(model, name, hwprofiles.uncalibrated(profile))
-        dense[name] = _dense(model, cost)
+        dense[name] = _dense(model, costs[name])
         share = structures // len(models) + (i < structures % len(models))
         drawn = random_structures(
-            model, cost, share, CALIBRATION_STREAM + seed, profile.channel_divisor
+            model, costs[name], share, CALIBRATION_STREAM + seed, profile.channel_divisor
         )
-        cut += [candidate(model, cost, s) for s in drawn]
-    return dense, cut
+        cut += [candidate(model, costs[name], s) for s in drawn]
+    return _Fitted(dense, cut, specs)
+
+
+def _unknowns(cost: CostModel) -> int:
+    """Coefficients that cut networks can tell: those of widths that a gate can narrow."""
+    gated: dict[str, tuple[bool, bool]] = {}
+    for term in cost.terms:
+        a, b = gated.get(term.layer.signature, (False, False))
+        b_now = term.layer.form == "dense" and term.group_out is not None
+        gated[term.layer.signature] = (a or term.group_in is not None, b or b_now)
+    return sum((1 + a) * (1 + b) for a, b in gated.values())
 
 
 def _to_validate(

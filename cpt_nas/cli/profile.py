@@ -19,11 +19,11 @@ from hwprofiles.options import (
     InputSize,
     Limit,
     ModelKwargs,
-    Models,
     Modules,
     Name,
     NumRounds,
     Output,
+    Runtime,
     Seconds,
     Seed,
     Threads,
@@ -42,14 +42,21 @@ Structures = Annotated[
 
 
 def profile(
-    models: Models,
     output: Output,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="timm model names.", metavar="MODEL...")
+    ] = None,
+    times: Annotated[
+        Path | None,
+        typer.Option("--from", help="Of a kit's table instead (cpt-nas kit): times.csv."),
+    ] = None,
     input_size: InputSize = None,
     batch_size: BatchSize = 1,
     device: DeviceType = "cpu",
     threads: Threads = None,
     dtype: Dtype = "float32",
     channels_last: ChannelsLast = False,
+    runtime: Runtime = "eager",
     modules: Modules = None,
     model_kwargs: ModelKwargs = None,
     name: Name = None,
@@ -63,10 +70,17 @@ def profile(
 
     Writes the YAML file and, beside it, an image a model: predicted against measured.
 
-    Example: cpt-nas profile cpt_resnet20 --threads 1 -o r20.yaml
+    Example: cpt-nas profile cpt_resnet20 --threads 1 --runtime onnxruntime -o r20.yaml
+
+    Example: cpt-nas profile --from kit/times.csv -o phone.yaml
     """
     from cpt_nas.calibration.profiling import LEAST_STRUCTURES, calibrate, calibrate_and_validate
 
+    if times is not None:
+        _profile_from(times, models or [], output, name)
+        return
+    if not models:
+        raise ValueError("model: none given; name one, or a kit's table with --from")
     if 0 < structures < LEAST_STRUCTURES:
         raise ValueError(f"structures: {structures}, allowed are 0, {LEAST_STRUCTURES} or more")
     built, size = create_models_at(models, modules or [], input_size, model_kwargs or [])
@@ -82,6 +96,7 @@ def profile(
             threads=threads or hwprofiles.usable_cores(),
             dtype=dtype,
             channels_last=channels_last,
+            runtime=runtime,
             name=name,
             rounds=rounds,
             min_s=seconds,
@@ -98,6 +113,20 @@ def profile(
     show_summary(made)
     out.print(f"wrote {output}")
     _draw(made, output, list(built) if structures else [])
+
+
+def _profile_from(times: Path, models: list[str], output: Path, name: str | None) -> None:
+    """The profile of the device that filled in a kit's table."""
+    from cpt_nas.calibration.from_times import profile_from_times
+
+    if models:
+        raise ValueError(f"model: {', '.join(models)} given beside --from; the kit names its model")
+    check_output(output)
+    made = profile_from_times(times, name)
+    hwprofiles.save(made, output)
+    show_summary(made)
+    out.print(f"wrote {output}")
+    _draw(made, output, [v.model for v in made.validation])
 
 
 def validate_profile(

@@ -38,7 +38,6 @@ class CostModel(nn.Module):
     """
 
     coefficients: Tensor
-    offsets: Tensor
     branch_at: Tensor
     in_at: Tensor
     out_at: Tensor
@@ -59,7 +58,6 @@ class CostModel(nn.Module):
             missing = profile.missing(timed)
             if missing:
                 raise MissingLayers(missing, profile)
-            scale = profile.calibration.scale
             tables["latency"] = [
                 Coefficients() if t.layer.type == PARAMETER else profile.cost(t.layer.signature)
                 for t in terms
@@ -69,15 +67,11 @@ class CostModel(nn.Module):
             [[[c.const, c.per_in, c.per_out, c.per_in_out] for c in t] for t in tables.values()],
             dtype=torch.float64,
         )
-        if profile is not None:
-            rows[self.names.index("latency")] *= scale
-        offsets = [0.0, 0.0] + ([profile.calibration.offset_s] if profile is not None else [])
         # Index G (one past the last group) and B stand for "not gated": a constant 1 there.
         b, g = len(self.branches), len(self.groups)
         at_branch = {None: b} | {n: i for i, n in enumerate(self.branches)}
         at_group = {None: g} | {n: i for i, n in enumerate(self.groups)}
         self.register_buffer("coefficients", rows)
-        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float64))
         self.register_buffer("branch_at", torch.tensor([at_branch[t.branch] for t in terms]))
         self.register_buffer("in_at", torch.tensor([at_group[t.group_in] for t in terms]))
         self.register_buffer("out_at", torch.tensor([at_group[t.group_out] for t in terms]))
@@ -106,7 +100,7 @@ class CostModel(nn.Module):
             branches: branch name -> its theta (a scalar or [1]); a missing name is a gone branch.
             units: 'branch/group' -> its theta [K]; a missing key is a group whose branch is gone.
         """
-        total: Tensor = self.per_layer_costs(branches, units).sum(-1) + self.offsets
+        total: Tensor = self.per_layer_costs(branches, units).sum(-1)
         return total
 
     @torch.no_grad()

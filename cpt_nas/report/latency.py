@@ -107,11 +107,11 @@ def latency(
 
 
 def describe_setting(profile: Profile) -> str:
-    """A profile's setting in words, such as 'cpu, 1 thread, batch 1, float32'."""
+    """A profile's setting in words, such as 'eager, cpu, 1 thread, batch 1, float32'."""
     w = profile.workload
     threads = f", {w.threads} thread{'s' * (w.threads > 1)}" if w.device == "cpu" else ""
     layout = ", channels last" if w.channels_last else ""
-    return f"{w.device}{threads}, batch {w.batch_size}, {w.dtype}{layout}"
+    return f"{w.runtime}, {w.device}{threads}, batch {w.batch_size}, {w.dtype}{layout}"
 
 
 def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], list[str]]:
@@ -154,6 +154,7 @@ def _measure(
             threads=w.threads,
             min_s=MEASURED_S * len(models),
             channels_last=w.channels_last,
+            runtime=w.runtime,
             progress=lambda stage, done, total: report(f"{name}: {stage}", done, total),
         )
 

@@ -33,12 +33,9 @@ def validation_figure(validation: Validation, setting: str) -> Figure:
     left.fill_between(ends, ends * 0.9, ends * 1.1, color="#eeeeee", lw=0, label="within 10 %")
     left.plot(ends, ends, color="#999999", lw=1)
     right.axhspan(-10, 10, color="#eeeeee", lw=0)
-    right.axhspan(
-        *(sign * 100 * validation.noise_floor for sign in (-1, 1)),
-        color="#cccccc",
-        lw=0,
-        label="noise floor",
-    )
+    if validation.noise_floor is not None:
+        floor = 100 * validation.noise_floor
+        right.axhspan(-floor, floor, color="#cccccc", lw=0, label="noise floor")
     right.axhline(0, color="#999999", lw=1)
     for label, networks, marker, color in kinds:
         if not networks:

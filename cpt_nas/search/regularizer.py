@@ -154,12 +154,12 @@ class Regularizer:
         """The expected number of branches."""
         branches, _ = self.gated.theta()
         live = [branches[n].double().sum() for n in self.gated.branches if n in branches]
-        return torch.stack([torch.zeros_like(self.cost.offsets[0]), *live]).sum()
+        return torch.stack([self.cost.widths.new_zeros(()), *live]).sum()
 
     def value(self, levels: Levels) -> Tensor:
         """The regularizer, exact in theta, a float64 scalar."""
         costs, branches = self.costs(), self.branch_sum()
-        value = torch.zeros_like(self.cost.offsets[0])
+        value = self.cost.widths.new_zeros(())
         for name, level in levels:
             value = value + level * self.charged(name, costs, branches)
         return value

@@ -16,9 +16,9 @@ from importlib import metadata
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from hwprofiles.device import RuntimeFingerprint
 from hwprofiles.runtimes.timers import CpuTimer, CudaTimer, Timer
 
 Runner = Callable[[Tensor], Tensor]
@@ -59,20 +59,6 @@ class Setting:
     def timer(self) -> Timer:
         """CUDA events on a CUDA device, else the wall clock."""
         return CudaTimer(self.device) if self.device.type == "cuda" else CpuTimer()
-
-
-class RuntimeFingerprint(BaseModel):
-    """What decides a runtime's times besides the machine, the model and the threads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    name: str = Field(description="eager, compiled, onnxruntime, openvino or executorch")
-    version: str = Field(description="of the library")
-    provider: str = Field(description="what executes in it: a backend or execution provider")
-    precision: str = Field(description="what is computed in, as 'float32'")
-    graph_optimization: str = Field(description="how far the graph is rewritten; 'none' in eager")
-    exporter: str | None = Field(description="what made the file that it reads; null: none is read")
-    spinning: bool = Field(description="idle threads wait actively")
 
 
 class Runtime(ABC):

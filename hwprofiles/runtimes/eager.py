@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hwprofiles.allocator import keep_freed_memory
-from hwprofiles.device import fixed_threads
+from hwprofiles.device import RuntimeFingerprint, fixed_threads
 from hwprofiles.layers import LayerSpec, build
 from hwprofiles.plan import Widths
 from hwprofiles.runtimes.base import (
     Runner,
     Runtime,
-    RuntimeFingerprint,
     Setting,
     Tolerances,
     known_dtype,

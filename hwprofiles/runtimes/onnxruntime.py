@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hwprofiles.device import RuntimeFingerprint
 from hwprofiles.runtimes.base import (
     Runner,
     Runtime,
     RuntimeBuildError,
-    RuntimeFingerprint,
     Setting,
     Tolerances,
     known_dtype,

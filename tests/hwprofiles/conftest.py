@@ -43,7 +43,7 @@ def made_up_profile(tiny_profile: Profile) -> Profile:
     content = tiny_profile.model_dump(mode="json", by_alias=True)
     for i, layer in enumerate(content["layers"]):
         dense = layer["form"] == "dense"
-        layer["coefficients"] = {
+        layer["alone"]["coefficients"] = {
             **{"const_s": 1e-5 * (1 + i % 3), "per_in_s": 2e-7},
             **{"per_out_s": 1e-7 * dense, "per_in_out_s": 5e-8 * dense},
         }
@@ -52,8 +52,8 @@ def made_up_profile(tiny_profile: Profile) -> Profile:
 
 @pytest.fixture
 def networks(made_up_profile: Profile) -> list[Candidate]:
-    shares = np.linspace(0.2, 0.95, 12)
-    return [candidate(made_up_profile, float(s), i % 4) for i, s in enumerate(shares)]
+    shares = np.linspace(0.2, 0.95, 24)
+    return [candidate(made_up_profile, float(s), i // 2 % 4) for i, s in enumerate(shares)]
 
 
 @pytest.fixture

@@ -153,7 +153,10 @@ def test_check_of_a_setting(capsys: pytest.CaptureFixture[str], file: Path) -> N
     assert code == 1 and out.splitlines() == [
         "workload.threads: profile has 1, the target is 2",
         "workload.channels_last: profile has False, the target is True",
+        "doubtful: it was not fitted to cut networks",
     ]
+    code, out, _ = run(capsys, "check", str(file), "--runtime", "openvino")
+    assert code == 1 and out.startswith("workload.runtime: profile has eager, the target is openv")
     code, _, err = run(capsys, "check", str(file), "--dtype", "int8")
     assert code == 2 and err == "error: dtype: 'int8', allowed are float32 and bfloat16\n"
 
@@ -166,12 +169,11 @@ def test_check_and_show_repeat_what_is_doubtful(
     content["protocol"]["anchor"]["spread"] = 0.5
     content["dense"]["tiny"]["explained"] = 0.6
     content["cost_model"]["calibration"] |= {"verdict": "noisy", "drift": 0.08}
-    content["cost_model"]["calibration"]["by_form"] = {"dense": 0.0, "channel": 1.9}
     save(parse(content), file)
     expected = [
         "its times are noisy (spread 25.0%, anchor 50.0%, contention not seen)",
         "its calibration is noisy (drift 8.0%)",
-        "its calibration multiplies dense layers by 0.00",
+        "it was not fitted to cut networks",
         "the layers of tiny sum to 60.0% of its time",
     ]
     code, out, _ = run(capsys, "check", str(file))
@@ -205,7 +207,7 @@ def test_the_page_of_the_schema_is_up_to_date(capsys: pytest.CaptureFixture[str]
     assert code == 0
     page = Path(__file__).parents[2] / "docs" / "reference" / "profile_schema.md"
     assert page.read_text(encoding="utf-8") == out, "hwprofiles schema --markdown writes it"
-    for field in ("contention", "by_form", "speed_up_error", "peak_analytic_bytes"):
+    for field in ("contention", "left_out_p95", "speed_up_error", "peak_analytic_bytes"):
         assert f"| `{field}` |" in out
 
 

@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from hwprofiles.device import COVERED, check_device, differences, fingerprint, fixed_threads
+from tests.support.profiles import eager_fingerprint
 
 
 def test_the_same_machine_has_the_same_fingerprint() -> None:
-    a, b = fingerprint("cpu"), fingerprint("cpu")
+    a, b = eager_fingerprint(), eager_fingerprint()
     assert a == b and not differences(a, b)
 
 
 def test_a_covered_key_changes_the_id_and_is_a_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = fingerprint("cpu")
+    before = eager_fingerprint()
     monkeypatch.setattr(torch, "__version__", "99.0")
-    after = fingerprint("cpu")
+    after = eager_fingerprint()
     assert before.id != after.id
     (difference,) = differences(before, after)
     assert difference.field == "software.torch" and difference.here == "99.0"
@@ -51,6 +52,6 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 def test_fingerprint_of_a_gpu() -> None:
-    found = fingerprint("cuda")
+    found = fingerprint("cuda", eager_fingerprint().runtime)
     assert found.device.type == "cuda" and found.device.compute_capability
-    assert found.software.cuda and found.id != fingerprint("cpu").id
+    assert found.software.cuda and found.id != eager_fingerprint().id

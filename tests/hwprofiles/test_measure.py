@@ -32,8 +32,9 @@ def test_the_profile_holds_every_layer_of_the_model(tiny_profile: Profile, tiny:
     for layer in tiny_profile.layers:
         names = [s.name for s in specs if s.signature == layer.signature]
         assert layer.count == {"tiny": len(names)}
-        assert layer.dense.n >= 10 and layer.dense.median_s > 0
-        widths = {(s.in_channels, s.out_channels) for s in layer.samples}
+        assert layer.alone is not None
+        assert layer.alone.dense.n >= 10 and layer.alone.dense.median_s > 0
+        widths = {(s.in_channels, s.out_channels) for s in layer.alone.samples}
         assert (layer.in_channels, layer.out_channels) in widths
         assert len(widths) >= 3 or "3->16" in layer.signature
 
@@ -60,7 +61,7 @@ def test_the_setting_is_recorded(tiny_profile: Profile) -> None:
     assert tiny_profile.workload.input_size == (3, 8, 8)
     assert tiny_profile.created.command == (
         "hwprofiles measure tiny --input-size 3 8 8 --batch-size 1 --device cpu --threads 1 "
-        "--dtype float32"
+        "--dtype float32 --runtime eager"
     )
 
 

@@ -12,7 +12,8 @@ import torch
 
 from hwprofiles import contention, processor
 from hwprofiles.contention import ContentionMeter
-from hwprofiles.device import differences, fingerprint, fixed_threads
+from hwprofiles.device import differences, fixed_threads
+from tests.support.profiles import eager_fingerprint
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def test_every_machine_has_a_fingerprint_of_its_own(root: Path) -> None:
     for label, (info, board) in MACHINES.items():
         write(root, "proc/cpuinfo", info)
         write(root, "proc/device-tree/model", board)
-        found[label] = fingerprint("cpu")
-        assert fingerprint("cpu") == found[label]
+        found[label] = eager_fingerprint()
+        assert eager_fingerprint() == found[label]
     assert len({f.id for f in found.values()}) == len(MACHINES)
     assert len({f.device.name for f in found.values()}) == len(MACHINES)
     for a, b in zip(list(found.values())[:-1], list(found.values())[1:], strict=True):
@@ -101,10 +102,10 @@ def test_names(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert processor.processor_name() == f"Board X, 2 x {a53}, 2 x {a73}"
     # The same number of cores, but the slow ones only.
     monkeypatch.setattr(processor.os, "sched_getaffinity", lambda pid: {0, 1})
-    slow = fingerprint("cpu")
+    slow = eager_fingerprint()
     assert slow.device.name == f"Board X, {a53}"
     monkeypatch.setattr(processor.os, "sched_getaffinity", lambda pid: {2, 3})
-    assert [d.field for d in differences(slow, fingerprint("cpu"))] == ["device.name"]
+    assert [d.field for d in differences(slow, eager_fingerprint())] == ["device.name"]
     write(root, "proc/cpuinfo", cores(*[x86("Core i9")] * 4))
     write(root, "proc/device-tree/model", "")
     assert processor.processor_name() == "Core i9 family 6 model 85"
@@ -170,13 +171,13 @@ def test_quotas(root: Path, files: dict[str, str], quota: float | None) -> None:
     for path, text in files.items():
         write(root, path, text)
     assert processor.cpu_quota() == quota
-    assert fingerprint("cpu").host.cpu_quota == quota
+    assert eager_fingerprint().host.cpu_quota == quota
     usable = {None: 4, 0.5: 1, 1.0: 1, 1.5: 1, 2.0: 2, 3.0: 3}[quota]
-    assert processor.usable_cores() == fingerprint("cpu").device.cores == usable
+    assert processor.usable_cores() == eager_fingerprint().device.cores == usable
 
 
 def test_threads_beyond_the_quota_are_refused(root: Path) -> None:
-    before = fingerprint("cpu")
+    before = eager_fingerprint()
     write(root, "sys/fs/cgroup/cpu.max", "200000 100000")
     message = r"threads: 3, allowed are 1\.\.2 on this machine, whose CPU quota is 2 of its cores"
     with pytest.raises(ValueError, match=message), fixed_threads(3):
@@ -185,7 +186,7 @@ def test_threads_beyond_the_quota_are_refused(root: Path) -> None:
     with fixed_threads(2):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == threads
-    fields = [d.field for d in differences(before, fingerprint("cpu"))]
+    fields = [d.field for d in differences(before, eager_fingerprint())]
     assert fields == ["device.cores", "host.cpu_quota"]
 
 

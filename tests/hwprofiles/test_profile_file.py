@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwprofiles import MissingLayers, Profile, ProfileError, trace, trust
+from hwprofiles.layer_table import COEFFICIENTS
 from hwprofiles.profile_file import SHIPPED, json_schema, load, parse, save, seal
 from hwprofiles.yaml_file import dump_yaml
 
@@ -74,14 +75,12 @@ def test_any_values_survive_yaml(
     content = tiny_profile.model_dump(mode="json", by_alias=True)
     content["name"] = name
     content["created"] |= {"command": command, "seed": seed}
-    content["cost_model"]["calibration"] |= {"scale": scale, "offset_s": offset}
-    content["cost_model"]["calibration"]["by_form"] = {"dense": 1.0, "channel": coefficients[0]}
-    content["cost_model"]["calibration"]["per_layer_s"] = coefficients[1]
+    content["cost_model"]["calibration"] |= {"scale": scale, "left_out_error": offset}
     content["cost_model"]["calibration"]["drift"] = drift
     content["protocol"]["contention"] = coefficients[2]
     content["weights"] |= {"kappa": kappa, "alpha": share}
     fields = ("const_s", "per_in_s", "per_out_s", "per_in_out_s")
-    content["layers"][0]["coefficients"] = dict(zip(fields, coefficients, strict=True))
+    content["layers"][0]["alone"]["coefficients"] = dict(zip(fields, coefficients, strict=True))
     content["layers"][0]["signature"] = signature
     profile = parse(content)
     save(profile, tmp_path / "p.yaml")
@@ -116,23 +115,26 @@ def list_a_layer_twice(content: Content) -> None:
     content["layers"].append(content["layers"][0])
 
 
+FREE = dict.fromkeys(COEFFICIENTS, 0.0)
+
+
 def cost_nothing(content: Content) -> None:
     for layer in content["layers"]:
-        layer["coefficients"] = dict.fromkeys(layer["coefficients"], 0.0)
+        layer["alone"]["coefficients"] = dict(FREE)
 
 
 FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("nonsense", 1), "nonsense"),
     (put("workload.colour", "red"), "workload.colour"),
-    (put("schema.version", "2.0"), "schema.version ('2.0'): this program reads version 1.2"),
+    (put("schema.version", "1.2"), "schema.version ('1.2'): this program reads version 2.0"),
     (put("schema.name", "other"), "schema.name"),
     (put("weights.kappa", float("nan")), "weights.kappa (nan)"),
     (put("weights.kappa", float("inf")), "weights.kappa (inf)"),
     (put("weights.alpha", 1.5), "weights.alpha (1.5)"),
     (put("weights.seconds_per_mac", -1e-12), "weights.seconds_per_mac"),
-    (put("layers.0.coefficients.const_s", -1e-9), "layers.0.coefficients.const_s"),
-    (put("layers.0.dense.median_s", -1.0), "layers.0.dense.median_s"),
-    (put("layers.0.dense.q75_s", 1e-12), "quartiles must enclose the median"),
+    (put("layers.0.alone.coefficients.const_s", -1e-9), "layers.0.alone.coefficients.const_s"),
+    (put("layers.0.alone.dense.median_s", -1.0), "layers.0.alone.dense.median_s"),
+    (put("layers.0.alone.dense.q75_s", 1e-12), "quartiles must enclose the median"),
     (put("layers.0.form", "cubic"), "layers.0.form ('cubic')"),
     (put("layers", []), "layers"),
     (list_a_layer_twice, "is listed twice"),
@@ -144,20 +146,22 @@ FAULTS: list[tuple[Callable[[Content], None], str]] = [
     (put("workload.models", ["other"]), "dense: holds ['tiny'], workload.models ['other']"),
     (put("workload.input_size", [3, 8]), "workload.input_size"),
     (put("cost_model.calibration.scale", 0.0), "cost_model.calibration.scale (0.0)"),
-    (put("cost_model.calibration.by_form", {"cubic": 1.0}), "calibration.by_form"),
-    (put("cost_model.calibration.per_layer_s", -1e-9), "calibration.per_layer_s"),
+    (put("cost_model.calibration.scale", None), "layers have no cost, alone or in networks"),
+    (put("layers.0.alone", None), "layers have no cost, alone or in networks"),
+    (put("cost_model.calibration.layers", {"conv": FREE}), "layers: not the signatures of layers"),
+    (put("cost_model.calibration.left_out_p95", -1e-9), "calibration.left_out_p95"),
     (put("protocol.contention", -0.1), "protocol.contention (-0.1)"),
     (put("validation", [{"model": "tiny"}]), "validation.0.utc: field required"),
     (put("fingerprint.id", "../../etc"), "fingerprint.id"),
     (put("protocol.verdict", "great"), "protocol.verdict ('great')"),
-    (put("layers.0.dense.median_s", 1e300), "layers.0.dense.median_s (1e+300)"),
-    (put("layers.0.coefficients.per_in_s", 1e300), "layers.0.coefficients.per_in_s (1e+300)"),
+    (put("layers.0.alone.dense.median_s", 1e300), "layers.0.alone.dense.median_s"),
+    (put("layers.0.alone.coefficients.per_in_s", 1e300), "alone.coefficients.per_in_s"),
     (put("layers.0.count.tiny", 2**63), "layers.0.count.tiny (9223372036854775808)"),
     (cost_nothing, "layers: all of them cost nothing"),
     (put("layers.0.count.other", 1), "layers: count names ['other'], not in workload.models"),
     (put("layers.0.fit_range.in_channels", [3, 2]), "layers.0.fit_range: 3 .. 2 must not fall"),
     (put("dense.tiny.memory.parameter_bytes", 2**70), "dense.tiny.memory.parameter_bytes"),
-    (put("cost_model.calibration.offset_s", -1.0), "cost_model.calibration.offset_s (-1.0)"),
+    (put("cost_model.calibration.unknowns", -1), "cost_model.calibration.unknowns (-1)"),
     (put("created.seed", 10**4000), "created.seed (1000"),
     (put("name", "a\nb"), "name ('a\\nb'): must be printable characters in one line"),
     (put("created.tool_version", "x" * 6000), "created.tool_version ('xxx"),
@@ -372,7 +376,9 @@ def test_costs_and_what_is_missing(tiny_profile: Profile, tiny: nn.Module) -> No
     specs = trace(tiny, torch.rand(1, 3, 8, 8))
     assert tiny_profile.missing(specs) == []
     total = sum(tiny_profile.cost(s.signature).at(s.in_channels, s.out_channels) for s in specs)
-    assert total == pytest.approx(tiny_profile.dense["tiny"].sum_of_layers_s)
+    alone = tiny_profile.dense["tiny"].sum_of_layers_s
+    scale = tiny_profile.calibration.scale
+    assert alone is not None and scale is not None and total == pytest.approx(scale * alone)
     others = trace(nn.Conv2d(3, 5, 1), torch.rand(1, 3, 8, 8))
     assert tiny_profile.missing(others * 2) == [others[0].signature]
     with pytest.raises(MissingLayers) as caught:
@@ -428,15 +434,17 @@ def test_a_profile_says_in_three_lines_what_it_is(tiny_profile: Profile) -> None
 def test_a_profile_as_a_table(tiny_profile: Profile) -> None:
     table = tiny_profile.to_frame()
     assert list(table["signature"]) == [layer.signature for layer in tiny_profile.layers]
-    assert table["dense_s"].tolist() == [x.dense.median_s for x in tiny_profile.layers]
+    assert table["dense_s"].tolist() == [
+        x.alone.dense.median_s for x in tiny_profile.layers if x.alone is not None
+    ]
     assert (table["q25_s"] <= table["q75_s"]).all() and table.notna().all(axis=None)
     first, row = tiny_profile.layers[0], table.iloc[0]
     assert (row["type"], row["runs"], row["macs"]) == (first.type, 1, first.macs)
     assert (row["params"], row["activation_bytes"]) == (first.params, first.activation_bytes)
     assert row["spread"] == (row["q75_s"] - row["q25_s"]) / row["dense_s"]
-    assert row["fit_error"] == first.fit_error
-    for name, value in first.coefficients.model_dump().items():
-        assert row[name] == value
+    assert first.alone is not None and row["fit_error"] == first.alone.fit_error
+    c = tiny_profile.cost(first.signature)
+    assert [row[n] for n in COEFFICIENTS] == [c.const, c.per_in, c.per_out, c.per_in_out]
 
 
 def test_a_page_of_a_profile_is_escaped(tiny_profile: Profile) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hwprofiles import Candidate, Executed, Profile, calibration
+import torch
+
+from hwprofiles import Candidate, Coefficients, Executed, Profile, trace
 from hwprofiles.profile_file import parse
 from tests.support.stand_ins import TinyNet
 
 Truth = Callable[[Candidate], float]
+SPECS = {"tiny": trace(TinyNet(), torch.zeros(1, 3, 8, 8))}
 
 
 def candidate(profile: Profile, share: float, left_out: int = 0) -> Candidate:
@@ -23,9 +26,17 @@ def candidate(profile: Profile, share: float, left_out: int = 0) -> Candidate:
 
 
 def truth_of(profile: Profile, dense: float, channel: float, per_layer: float) -> Truth:
+    """Layers take their time alone, by a factor of their form, and so much more each."""
+
     def seconds(c: Candidate) -> float:
-        ((a, b, n),) = calibration.features(profile, [c])
-        return float(dense * a + channel * b + per_layer * n)
+        total = per_layer * len(c.layers)
+        for e in c.layers:
+            layer = profile.layer(e.signature)
+            assert layer.alone is not None
+            alone = Coefficients(*layer.alone.coefficients.model_dump().values())
+            factor = dense if layer.form == "dense" else channel
+            total += factor * alone.at(e.in_channels, e.out_channels)
+        return total
 
     return seconds
 

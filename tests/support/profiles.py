@@ -10,9 +10,17 @@ from torch import nn
 
 import hwprofiles
 from hwprofiles import Profile
-from hwprofiles.device import fingerprint
+from hwprofiles.device import Fingerprint, fingerprint
+from hwprofiles.runtimes import find_runtime
+from hwprofiles.runtimes.base import Setting
 
 LATENCY = {"median_s": 1e-3, "q25_s": 1e-3, "q75_s": 1e-3, "n": 10}
+
+
+def eager_fingerprint() -> Fingerprint:
+    """This machine's, in eager mode."""
+    setting = Setting(torch.device("cpu"), torch.float32, 1, channels_last=False)
+    return fingerprint("cpu", find_runtime("eager").fingerprint(setting))
 
 
 def synthetic_profile(
@@ -38,10 +46,11 @@ def synthetic_profile(
                 **{"utc": "2026-01-01T00:00:00+00:00", "tool_version": "0", "command": ""},
                 **{"seed": 0, "wall_s": 0},
             },
-            "fingerprint": fingerprint("cpu").model_dump(),
+            "fingerprint": eager_fingerprint().model_dump(),
             "workload": {
                 **{"device": "cpu", "models": [name], "input_size": input_size},
                 **{"batch_size": 1, "dtype": "float32", "threads": 1, "channels_last": False},
+                "runtime": "eager",
                 "keeps_freed_memory": False,
             },
             "protocol": {
@@ -59,7 +68,7 @@ def synthetic_profile(
                 "form": "a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
                 "loss": "relative squared error, coefficients not negative",
                 "channel_divisor": {"value": channel_divisor, "sweeps": []},
-                "calibration": calibration or {"scale": 1.0, "offset_s": 0.0, "n": 1},
+                "calibration": calibration or {"scale": 1.0, "n": 1},
             },
             "layers": [_layer(x, name) for x in layers.values()],
             "dense": {name: LATENCY | whole},
@@ -73,14 +82,17 @@ def _layer(x: hwprofiles.LayerSpec, model: str) -> dict[str, Any]:
     return {
         **{"signature": x.signature, "type": x.type, "form": x.form, "count": {model: 1}},
         **{"in_channels": x.in_channels, "out_channels": x.out_channels},
-        **{"macs": x.macs, "params": x.params, "fit_error": 0, "dense": LATENCY},
-        "activation_bytes": x.activation_bytes,
-        "coefficients": {
-            "const_s": rng.uniform(1e-6, 5e-6),
-            "per_in_s": rng.uniform(1e-8, 1e-7) if dense or x.scalable else 0,
-            "per_out_s": rng.uniform(1e-8, 1e-7) if dense else 0,
-            "per_in_out_s": rng.uniform(1e-9, 1e-8) if dense else 0,
-        },
+        **{"macs": x.macs, "params": x.params, "activation_bytes": x.activation_bytes},
         "fit_range": {"in_channels": (1, x.in_channels), "out_channels": (1, x.out_channels)},
-        "samples": [LATENCY | {"in_channels": 1, "out_channels": 1}],
+        "alone": {
+            "coefficients": {
+                "const_s": rng.uniform(1e-6, 5e-6),
+                "per_in_s": rng.uniform(1e-8, 1e-7) if dense or x.scalable else 0,
+                "per_out_s": rng.uniform(1e-8, 1e-7) if dense else 0,
+                "per_in_out_s": rng.uniform(1e-9, 1e-8) if dense else 0,
+            },
+            "fit_error": 0,
+            "dense": LATENCY,
+            "samples": [LATENCY | {"in_channels": 1, "out_channels": 1}],
+        },
     }

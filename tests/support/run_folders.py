@@ -15,7 +15,7 @@ from cpt_nas.pruning.export import build, export
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, dense_structure
 from cpt_nas.train.recipe import Recipe
-from hwprofiles.device import fingerprint
+from tests.support.profiles import eager_fingerprint
 
 MODEL = "cpt_resnet20"
 KWARGS = {"layers": [1, 1, 1], "channels": [4, 8, 8], "num_classes": 2, "in_chans": 1}
@@ -130,7 +130,7 @@ def synthetic_profile(name, per_in_out_s, **workload):
     nothing; the twice is the calibration's scale."""
     latency = {"median_s": 1e-3, "q25_s": 1e-3, "q75_s": 1e-3, "n": 10}
     setting = {"device": "cpu", "models": [MODEL], "input_size": INPUT, "batch_size": 2}
-    setting |= {"dtype": "float32", "threads": 1, "channels_last": False}
+    setting |= {"dtype": "float32", "threads": 1, "channels_last": False, "runtime": "eager"}
     setting["keeps_freed_memory"] = False
     network = timm.create_model(MODEL, **KWARGS)
     layers = {x.signature: x for x in hwprofiles.trace(network, torch.zeros(1, *INPUT))}
@@ -146,7 +146,7 @@ def synthetic_profile(name, per_in_out_s, **workload):
                 **{"utc": "2026-01-01T00:00:00+00:00", "tool_version": "0", "command": ""},
                 **{"seed": 0, "wall_s": 0},
             },
-            "fingerprint": fingerprint("cpu").model_dump(),
+            "fingerprint": eager_fingerprint().model_dump(),
             "workload": setting | workload,
             "protocol": {
                 **{"timer": "none", "rounds": 10, "warm_up_s": 0, "cache": "none"},
@@ -163,23 +163,26 @@ def synthetic_profile(name, per_in_out_s, **workload):
                 "form": "a + b*Cin + c*Cout + d*Cin*Cout; one-channel layers a + b*C",
                 "loss": "relative squared error, coefficients not negative",
                 "channel_divisor": {"value": 1, "sweeps": []},
-                "calibration": {"scale": 2.0, "offset_s": 0.0, "n": 1},
+                "calibration": {"scale": 2.0, "n": 1},
             },
             "layers": [
                 {
                     **{"signature": x.signature, "type": x.type, "form": x.form, "count": {}},
                     **{"in_channels": x.in_channels, "out_channels": x.out_channels},
-                    **{"macs": x.macs, "params": x.params, "fit_error": 0, "dense": latency},
+                    **{"macs": x.macs, "params": x.params},
                     "activation_bytes": x.activation_bytes,
-                    "coefficients": {
-                        **{"const_s": 0, "per_in_s": 0, "per_out_s": 0},
-                        "per_in_out_s": per_in_out_s if x.type in ("conv2d", "linear") else 0,
-                    },
                     "fit_range": {
                         "in_channels": (1, x.in_channels),
                         "out_channels": (1, x.out_channels),
                     },
-                    "samples": [latency | {"in_channels": 1, "out_channels": 1}],
+                    "alone": {
+                        "coefficients": {
+                            **{"const_s": 0, "per_in_s": 0, "per_out_s": 0},
+                            "per_in_out_s": per_in_out_s if x.type in ("conv2d", "linear") else 0,
+                        },
+                        **{"fit_error": 0, "dense": latency},
+                        "samples": [latency | {"in_channels": 1, "out_channels": 1}],
+                    },
                 }
                 for x in layers.values()
             ],

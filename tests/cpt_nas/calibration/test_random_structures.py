@@ -53,10 +53,7 @@ def test_executed_layers_are_those_of_the_cut_network(case: str, aligned: bool) 
 
 def test_a_candidates_prediction_is_the_cost_of_its_structure(case: str) -> None:
     """Two ways to the same number: the sum over layers, and the multilinear cost of theta."""
-    calibration = {
-        **{"scale": 1.3, "offset_s": 2e-5, "n": 9, "per_layer_s": 3e-7},
-        "by_form": {"dense": 0.9, "channel": 1.4},
-    }
+    calibration = {"scale": 1.3, "n": 9}
     model, cost = make(case, calibration)
     profile = synthetic_profile(model, calibration=calibration)
     structures = [

@@ -62,7 +62,7 @@ def test_profile_measures_calibrates_and_validates(cpt_nas: Shell, tmp_path: Pat
     assert (tmp_path / "new" / "p-cpt_resnet20.png").read_bytes().startswith(b"\x89PNG")
     made = hwprofiles.load(tmp_path / "new" / "p.yaml")
     c, (v,) = made.calibration, made.validation
-    assert c.n == 11 == len(set(c.networks)) and c.seed == 0 and c.left_out_error is not None
+    assert c.n == 41 == len(set(c.networks)) and c.seed == 0 and c.left_out_error is not None
     off = v.unaligned.n if v.unaligned else 0
     assert v.aligned.n + off == 9 and len(v.networks) == 10 and v.model == "cpt_resnet20"
     assert off == (0 if made.channel_divisor == 1 else 3)
@@ -185,7 +185,7 @@ def test_several_models_share_one_calibration(monkeypatch: pytest.MonkeyPatch) -
 
     seen = {}
 
-    def calibrate(profile: Profile, dense: dict, cut: list, *_: object) -> Profile:
+    def calibrate(profile: Profile, dense: dict, cut: list, specs: dict, *_: object) -> Profile:
         seen["dense"], seen["cut"] = dense, cut
         return profile
 

@@ -43,7 +43,7 @@ def stopwatch(monkeypatch):
     calls = Calls()
     milliseconds = {"dense": 8.0, "searched": 2.0}
 
-    def time_models(models, threads, min_s, channels_last, progress):
+    def time_models(models, threads, min_s, channels_last, progress, runtime):
         assert min_s >= len(models)  # seconds
         calls.append((models, threads, channels_last))
         progress("round", 1, 1)

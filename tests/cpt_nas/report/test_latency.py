@@ -42,7 +42,7 @@ def test_the_runs_own_profile_is_the_default(runs, profile, tmp_path):
     page = report(runs, tmp_path / "out", console=QUIET).read_text()
     table = pd.read_csv(tmp_path / "out" / "latency.csv")
     assert table["profile"].tolist() == ["home", "home"]
-    assert "home: cpu, 1 thread, batch 2, float32." in page
+    assert "home: eager, cpu, 1 thread, batch 2, float32." in page
 
 
 def test_measured_latency(runs, profile, stopwatch, tmp_path):
