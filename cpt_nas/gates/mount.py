@@ -141,28 +141,32 @@ class Sampler:
 
     One generator on the CPU serves all gates in a fixed order, so ranks that start from the same
     seed draw the same masks, and its state is all that a resumed run needs.
+
+    Attributes:
+        is_used: there was a forward pass in training.
+        is_drawn: the present step has its mask.
     """
 
     def __init__(self, gates: nn.ModuleDict, generator: torch.Generator) -> None:
         self.gates = gates
         self.generator = generator
-        self.is_used = False  # there was a forward pass in training
-        self._drawn = self._counted = False
+        self.is_used = False
+        self.is_drawn = self._counted = False
 
     def renew(self) -> None:
         """The next forward pass draws a mask."""
-        self._drawn = self._counted = False
+        self.is_drawn = self._counted = False
 
     def __call__(self, module: nn.Module, inputs: object) -> None:
         gates = [g for g in self.gates.values() if isinstance(g, BernoulliGate)]
         if not module.training or not gates:
             return
-        if not self._drawn:
+        if not self.is_drawn:
             sizes = [len(g) for g in gates]
             uniform = torch.rand(sum(sizes), generator=self.generator)
             for gate, part in zip(gates, uniform.split(sizes)):
                 gate.sample(part)
-            self._drawn = self.is_used = True
+            self.is_drawn = self.is_used = True
         if torch.is_grad_enabled() and not self._counted:
             for gate in gates:
                 gate.count()

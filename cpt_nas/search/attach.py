@@ -61,6 +61,8 @@ def attach(
         checked = SearchConfig.from_mapping(settings).settings(total_steps, seed)
     if isinstance(profile, str | Path):
         profile = hwprofiles.load(profile)
+    if not isinstance(profile, Profile | None):
+        raise ValueError(f"profile: a {type(profile).__name__}; must be a Profile or its file")
     if profile is not None:
         hwprofiles.require_target(profile, allow_foreign=allow_foreign)
     return Search(model, example_input, profile, checked, model_kwargs)

@@ -84,7 +84,7 @@ def _check_read(gated: GatedModel) -> None:
     """
     gates = {slot: gate for slot, gate in zip(gated.gates, gated.all_gates(), strict=True)}
     unread = [slot for slot, gate in gates.items() if not gate.is_read]
-    if gates and len(unread) == len(gates):
+    if gates and (len(unread) == len(gates) or not gated.sampler.is_drawn):
         raise ValueError(
             "step: the model has not run in training mode since the last step; call model.train() "
             "and model(x) on the model that was attached: a copy has no part in the search, and "

@@ -303,7 +303,7 @@ class Search:
         """Let optimizers and averaged copies follow from now on, if they can."""
         if optimizer is not None:
             optimizers = optimizer_state.optimizers_of(optimizer)
-            if [id(o) for o in optimizers] != [id(o) for o in self._optimizers]:
+            if not optimizers or list(map(id, optimizers)) != list(map(id, self._optimizers)):
                 optimizer_state.check_held(self.model, optimizers)
                 optimizer_state.check_state(optimizers, self.model, self.gated.cuttable())
                 self._optimizers = optimizers

@@ -137,7 +137,7 @@ class SearchSettings(_Search):
     warmup_steps: int = Field(default=0, ge=0)
     ramp_steps: int = Field(default=0, ge=0)
     freeze_step: int | None = Field(default=None, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _ramped(self) -> Self:

@@ -28,10 +28,12 @@ def history(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "history.csv").drop(columns="epoch_s")
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])  # before, while and after gates are decided
-@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("opt", "epochs"),  # before, while and after gates are decided
+    [*((opt, n) for opt in ("sgd", "adamw") for n in (1, 2, 3)), ("lookahead_momentum", 2)],
+)
 def test_resumed_is_uninterrupted(tmp_path, monkeypatch, epochs: int, opt: str) -> None:
-    changes = {"train": {"opt": opt, "lr": 0.05 if opt == "sgd" else 0.003, "model_ema": True}}
+    changes = {"train": {"opt": opt, "lr": 0.003 if opt == "adamw" else 0.05, "model_ema": True}}
     whole = train(recipe(**changes), tmp_path / "whole", console=QUIET)
     restore = interrupted_after(epochs, monkeypatch)
     with pytest.raises(Stop):
