@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,3 +46,17 @@ def check_size(model: nn.Module, size: Sequence[int], field: str) -> None:
     with naming(field), torch.no_grad():
         model.eval()(torch.zeros(1, *size))
     model.train(training)
+
+
+def check_training(model: nn.Module, shape: Sequence[int], field: str) -> None:
+    """Run a copy of a model once in training mode; random state stays as it was.
+
+    Args:
+        shape: batch, channels, height, width.
+        field: that says what is tried, for errors.
+
+    Raises:
+        ValueError: it does not run, such as over a rate above 1 or a statistic of one value.
+    """
+    with naming(field), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        copy.deepcopy(model).train()(torch.zeros(*shape))

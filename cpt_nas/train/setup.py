@@ -62,6 +62,9 @@ def create_model(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str,
     model = models.create_model(name, kwargs, words)
     if recipe.search is None or find_branches(model).branches:  # else the search says why not
         models.check_size(model, size, f"data.input_size: {size} does not fit {words}")
+        batch = min(2, recipe.train.batch_size)
+        field = f"train.batch_size: {recipe.train.batch_size} at {size} does not train {words}"
+        models.check_training(model, (batch, *size), field)
     return model, kwargs
 
 

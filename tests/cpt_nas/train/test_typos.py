@@ -40,7 +40,7 @@ TYPOS = {
         *("{channels: [.inf, 8, 8]}", "{layers: [1, 1]}", "{layers: 1}", "{layers: [0, 0, 0]}"),
         *("{act_layer: rellu}", "{act_layer: 3}", "{norm_layer: x}", "{global_pool: medium}"),
         *("{num_classes: 3}", "{num_classes: 0}", "{num_classes: '10'}", "{in_chans: 3}"),
-        *("{drop_rate: 2}", "{bogus: 1}", "{shortcut: Q}"),
+        *("{drop_rate: 2}", "{drop_path_rate: 5}", "{bogus: 1}", "{shortcut: Q}"),
     ],
     "model.structure": ["nowhere.json", "."],
     "data.input_size": ["[1, 8]", "[2, 8, 8]", "[1, 0, 0]", "[1, -8, 8]", "[1, 8, 8, 8]"],
@@ -118,6 +118,13 @@ def test_a_typo_is_taken_or_refused_in_one_line(file: Path, key: str) -> None:
 )
 def test_any_value_is_taken_or_refused_in_one_line(file: Path, key: str, value: str) -> None:
     accepted(file, key, value)
+
+
+def test_a_batch_that_has_no_statistic_is_refused(file: Path) -> None:
+    recipe = load_recipe(file, ["data.input_size=[1, 1, 1]", "train.batch_size=1"])
+    data = load_data(recipe.data, recipe.train)
+    with pytest.raises(ValueError, match=r"^train.batch_size: 1 at \[1, 1, 1\] does not train"):
+        build_training(recipe, data, torch.device("cpu"), None, None)
 
 
 def test_what_is_taken_has_numbers_that_stay_numbers(file: Path) -> None:
