@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from cpt_nas.adapters import REGISTRY, Branch
 from cpt_nas.adapters.known import unlike_its_class, unlike_their_classes
@@ -65,6 +66,9 @@ def _holds(prefixes: Iterable[str], name: str) -> bool:
 class Sharing:
     """The parameters of a model that have several names, and the modules that have several places.
 
+    Raises:
+        ValueError: a parameter of a lazy layer has no shape yet.
+
     Attributes:
         names: the name of such a parameter -> all its names.
         places: the path of such a module -> all its paths.
@@ -73,6 +77,8 @@ class Sharing:
     def __init__(self, model: nn.Module) -> None:
         tensors: dict[object, list[str]] = defaultdict(list)
         for name, parameter in model.named_parameters(remove_duplicate=False):
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"model: {name} has no shape yet; run the model once before")
             tensors[_memory(parameter)].append(name)
         for name, buffer in model.named_buffers(remove_duplicate=False):
             tensors[id(buffer)].append(name)

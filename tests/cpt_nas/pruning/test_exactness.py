@@ -231,6 +231,11 @@ def test_a_class_whose_forward_was_replaced(monkeypatch: pytest.MonkeyPatch) -> 
     assert space.refusals["layer1.0"] == "BasicBlock.forward was replaced"
 
 
+def test_a_lazy_layer_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^model: 0.weight has no shape yet"):
+        find_branches(nn.Sequential(nn.LazyLinear(4)))
+
+
 def test_a_subclass_is_named() -> None:
     class Halved(BasicBlock):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
