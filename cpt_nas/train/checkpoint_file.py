@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import struct
@@ -42,6 +43,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "recipe": (Mapping,),
     "profile": (str, type(None)),
     "changes": (list,),
+    "checksum": (str,),
 }
 """Key -> what it may hold."""
 
@@ -62,7 +64,7 @@ def write(state: Mapping[str, Any], path: Path) -> None:
         OSError: it cannot be written; names the file and why.
     """
     content = io.BytesIO()
-    torch.save(dict(state), content)
+    torch.save({**state, "checksum": checksum(state)}, content)
     write_whole(path, content.getbuffer())
 
 
@@ -75,10 +77,12 @@ def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; tensors and plain data only, no code is run.
 
     Every part of the file has a checksum (CRC-32), which is compared: torch itself does not, and
-    would take a flipped bit for a weight.
+    would take a flipped bit for a weight. What is in it has another one: whoever saves it anew with
+    other values has made something else of it.
 
     Raises:
-        ValueError: it is missing, damaged, of another version, or lacks a key; one line.
+        ValueError: it is missing, damaged, of another version, lacks a key, or was changed; one
+            line.
     """
     if not path.is_file():
         raise ValueError(f"resume: {path.parent} has no {path.name}")
@@ -92,7 +96,35 @@ def read(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"resume: {path} is damaged: {reason}") from None
     _check(path, state)
+    if state["checksum"] != checksum(state):
+        raise ValueError(f"resume: {path} was changed after it was written: checksum differs")
     return dict(state)
+
+
+def checksum(state: Mapping[str, Any]) -> str:
+    """Of all values, bit for bit, but the checksum's own."""
+    sha = hashlib.sha256()
+    _feed(sha, {key: value for key, value in state.items() if key != "checksum"})
+    return sha.hexdigest()
+
+
+def _feed(sha: hashlib._Hash, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        sha.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        flat = torch.empty(value.numel(), dtype=value.dtype)  # dense, whatever the value's strides
+        flat.copy_(value.detach().reshape(-1))
+        sha.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        sha.update(f"mapping {len(value)}".encode())
+        for key, inner in value.items():
+            _feed(sha, key)
+            _feed(sha, inner)
+    elif isinstance(value, list | tuple):
+        sha.update(f"sequence {len(value)}".encode())
+        for inner in value:
+            _feed(sha, inner)
+    else:
+        sha.update(f"{type(value).__name__} {value!r}".encode())
 
 
 def _check(path: Path, state: Any) -> None:
@@ -100,7 +132,7 @@ def _check(path: Path, state: Any) -> None:
     if not isinstance(state, Mapping):
         raise ValueError(f"resume: {path} holds {type(state).__name__}, not a checkpoint")
     version = state.get("checkpoint_version")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise ValueError(
             f"resume: {path}: checkpoint_version is {version!r}, this cpt-nas reads {VERSION}"
         )

@@ -59,7 +59,7 @@ def _content(path: Path) -> Any:
     if path.name.endswith(".pth.tar"):
         saved = torch.load(path, weights_only=True)
         history = [{k: v for k, v in row.items() if k != "epoch_s"} for row in saved["history"]]
-        return _plain(saved | {"wall_s": 0.0, "history": history})
+        return _plain(saved | {"wall_s": 0.0, "history": history, "checksum": ""})
     if path.name == "history.csv":
         return pd.read_csv(path).drop(columns="epoch_s").to_csv()
     if path.name == "result.json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -142,10 +143,31 @@ def test_a_checkpoint_that_does_not_fit_is_refused(run: Path, name: str) -> None
     key, change = WRONG[name]
     saved = torch.load(run / LAST, weights_only=True)
     change(saved)
-    torch.save(saved, run / LAST)
+    checkpoint_file.write(saved, run / LAST)
     with pytest.raises(ValueError, match=key) as caught:
         train(SHORT, run, resume=True, console=QUIET)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["state_dict"]["fc.bias"].mul_(1 + 1e-6),
+        lambda s: s.update(best=s["best"] + 1e-12),
+        lambda s: inner(s, "history", 0).update(lr=math.nan),
+        lambda s: inner(s, "search", "gates").popitem(),
+        lambda s: inner(s, "optimizer", "state").clear(),
+        lambda s: inner(s, "structure", "model_kwargs").update(num_classes=11),
+    ],
+)
+def test_a_checkpoint_that_was_changed_is_refused(run: Path, change: Callable) -> None:
+    """By its values, however plausible they are."""
+    saved = torch.load(run / LAST, weights_only=True)
+    torch.save(saved, run / LAST)
+    assert checkpoint_file.read(run / LAST)["epoch"] == 2  # saved anew, and the same
+    change(saved)
+    torch.save(saved, run / LAST)
+    assert "was changed after it was written" in refused(run)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", [1, 2], {"state_dict": {}}])
