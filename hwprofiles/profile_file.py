@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 
 import pandas as pd
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hwprofiles.device import Difference, Fingerprint, differences, fingerprint
 from hwprofiles.files import write_whole
@@ -25,12 +25,12 @@ from hwprofiles.layers import Coefficients, LayerSpec
 from hwprofiles.runtimes import find_runtime
 from hwprofiles.runtimes.base import Setting
 from hwprofiles.schema import (
+    MAX_NAME,
     Calibration,
     CostModel,
     Created,
     EndToEnd,
     LayerProfile,
-    Name,
     Protocol,
     Schema,
     Section,
@@ -38,6 +38,7 @@ from hwprofiles.schema import (
     Validation,
     Weights,
     Workload,
+    printable,
 )
 from hwprofiles.trust import doubts, impossible
 from hwprofiles.yaml_file import YamlError, dump_yaml, read_yaml, shortened
@@ -54,7 +55,7 @@ class Profile(Section):
     """Costs of layers on one device in one setting. ``load`` reads one, ``save`` writes one."""
 
     schema_: Schema = Field(alias="schema", default_factory=Schema)
-    name: Name
+    name: str = Field(min_length=1, max_length=MAX_NAME)
     created: Created
     fingerprint: Fingerprint
     workload: Workload
@@ -63,8 +64,13 @@ class Profile(Section):
     weights: Weights
     cost_model: CostModel
     layers: list[LayerProfile] = Field(min_length=1)
-    dense: dict[Name, EndToEnd] = Field(min_length=1)
+    dense: dict[str, EndToEnd] = Field(min_length=1)
     validation: list[Validation] = Field(default_factory=list)
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        return printable(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

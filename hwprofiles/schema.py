@@ -48,13 +48,18 @@ def check_name(field: str, value: str) -> None:
         )
 
 
-def _printable(value: str) -> str:
+def printable(value: str) -> str:
+    """The same text, for validators.
+
+    Raises:
+        ValueError: it is not printable in one line.
+    """
     if not value.isprintable():
         raise ValueError("must be printable characters in one line")
     return value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(printable)]
 
 
 class Section(BaseModel):

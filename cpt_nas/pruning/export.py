@@ -66,7 +66,7 @@ def export(
 
     Raises:
         ValueError: a structure of a network that timm does not make, weights that do not fit it
-            or are not finite, or an entry that is not among :data:`PREPROCESSING`.
+            or are not finite, or an entry that is not among ``PREPROCESSING``.
         OSError: the folder cannot be written; names it, and why.
     """
     unknown = [key for key in preprocessing if key not in PREPROCESSING]
