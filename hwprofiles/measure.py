@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -17,8 +15,8 @@ from hwprofiles._version import __version__
 from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.assemble import Timed, assemble
 from hwprofiles.device import check_device
-from hwprofiles.fit import find_channel_divisor
-from hwprofiles.plan import Widths, plan_chains, sweep_widths
+from hwprofiles.divisor import sweep_channel_divisor
+from hwprofiles.plan import Widths, plan_chains
 from hwprofiles.profile_file import Profile
 from hwprofiles.runtimes import find_runtime
 from hwprofiles.runtimes.base import Runner, Setting, build_checked, example_input, place
@@ -26,17 +24,13 @@ from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, Builder, call_of, pinned
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import (
     Anchor,
-    ChannelDivisor,
     Created,
     Memory,
     Protocol,
-    Sweep,
-    SweepPoint,
     Workload,
     check_name,
 )
 from hwprofiles.timing import (
-    MIN_ROUNDS,
     Measurement,
     Progress,
     Rounds,
@@ -47,9 +41,6 @@ from hwprofiles.timing import (
 from hwprofiles.tracing import Traced, trace_all
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# The channel divisor is found by sweeping so many layers, of at least such a width.
-SWEPT_LAYERS = 3
-MIN_SWEPT_WIDTH = 16
 
 
 def measure(
@@ -117,7 +108,9 @@ def measure(
             traced[label] = trace_all(network, x)
         report("tracing", len(networks), len(networks))
         unique = {s.signature: s for t in traced.values() for s in t.layers}
-        divisor, contention = _sweep_channel_divisor(traced, setting, min_s, seed, progress)
+        divisor, contention = sweep_channel_divisor(
+            traced, in_runtime, setting, min_s, seed, progress
+        )
         runners = {
             label: build_checked(in_runtime, model, x, setting) for label, model in models.items()
         }
@@ -257,70 +250,6 @@ def _time_everything(
     )
 
 
-def _sweep_channel_divisor(
-    traced: Mapping[str, Traced],
-    setting: Setting,
-    min_s: float,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[ChannelDivisor, float | None]:
-    """Time the square layers that do most work at many widths of their input and output.
-
-    Returns:
-        (what was found, the contention meanwhile)
-    """
-    layers = [s for t in traced.values() for s in t.layers]
-    counts = Counter(s.signature for s in layers)
-    square = {
-        s.signature: s
-        for s in layers
-        if s.form == "dense" and s.in_channels == s.out_channels >= MIN_SWEPT_WIDTH
-    }
-    swept = sorted(square.values(), key=lambda s: s.macs * counts[s.signature])[-SWEPT_LAYERS:]
-    if not swept:
-        return ChannelDivisor(value=1, sweeps=[]), None
-    plans = {}
-    for spec in swept:
-        full, widths = spec.in_channels, sweep_widths(spec.in_channels)
-        plans[spec.signature] = [(full, w) for w in widths] + [(w, full) for w in widths[:-1]]
-    builder = Builder([(square[s], size) for s, sizes in plans.items() for size in sizes], setting)
-    with torch.inference_mode():
-        cases = {
-            f"{signature} at {i} -> {o}": builder.case(square[signature], i, o)
-            for signature, sizes in plans.items()
-            for i, o in sizes
-        }
-        # In two orders, so that no width always profits from the one before it.
-        orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
-        swept_rounds = measure_rounds(
-            {},
-            anchor_workload(setting.device, setting.dtype),
-            setting.timer(),
-            [[(label, cases[label]) for label in order] for order in orders],
-            rounds=MIN_ROUNDS,
-            min_s=min_s / 2,
-            seed=seed,
-            progress=_named(progress, "channel divisor, "),
-        )
-    timed = swept_rounds.measurements
-    sweeps = {}
-    for spec in swept:
-        full = spec.in_channels
-        label = spec.signature + " at {} -> {}"
-        sweeps[spec.signature] = {
-            w: timed[label.format(full, w)].median_s + timed[label.format(w, full)].median_s
-            for w in sweep_widths(full)
-        }
-    found = ChannelDivisor(
-        value=find_channel_divisor(list(sweeps.values())),
-        sweeps=[
-            Sweep(layer=s, points=[SweepPoint(channels=w, median_s=t) for w, t in points.items()])
-            for s, points in sweeps.items()
-        ],
-    )
-    return found, swept_rounds.contention
-
-
 def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int, runtime: str) -> Memory:
     return Memory(
         parameter_bytes=memory.parameter_bytes(network),
@@ -354,12 +283,6 @@ def _protocol(timed: Rounds, before: float | None, setting: Setting) -> Protocol
         spread=timed.spread,
         verdict="noisy" if timed.verdict == "noisy" or is_contended(before) else "ok",
     )
-
-
-def _named(progress: Progress | None, prefix: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda stage, done, total: progress(prefix + stage, done, total)
 
 
 def _default_name(w: Workload) -> str:

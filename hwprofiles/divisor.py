@@ -1,0 +1,170 @@
+"""The channel divisor: to which multiples widths can be rounded up for free, by a sweep.
+
+The square layers that do most work are timed with a narrower input and with a narrower output. In
+eager mode each call is timed by itself. A runtime that rewrites graphs reorders and pads at both
+ends of a network, so there several layers stand in a row, wide to narrow to wide, as in a block.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from hwprofiles.fit import find_channel_divisor
+from hwprofiles.layers import LayerSpec, build
+from hwprofiles.plan import sweep_widths
+from hwprofiles.runtimes.base import Runtime, Setting
+from hwprofiles.runtimes.eager import Builder, call_of
+from hwprofiles.runtimes.timers import Case
+from hwprofiles.schema import ChannelDivisor, Sweep, SweepPoint
+from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds, anchor_workload, measure_rounds
+from hwprofiles.tracing import Traced
+
+# So many layers are swept, of at least such a width.
+SWEPT_LAYERS = 3
+MIN_SWEPT_WIDTH = 16
+# Pairs of layers in a row, in a runtime that rewrites graphs.
+PAIRS = 2
+MODULES = ("conv2d", "linear")  # types that are modules, which take the one before's output
+
+Sweeps = dict[str, dict[int, float]]
+
+
+def sweep_channel_divisor(
+    traced: Mapping[str, Traced],
+    runtime: Runtime,
+    setting: Setting,
+    min_s: float,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[ChannelDivisor, float | None]:
+    """Time the square layers that do most work at many widths of their input and output.
+
+    Args:
+        traced: the models' layers.
+        runtime: what they run in.
+        setting: and how.
+        min_s: half of this is spent at least, in seconds.
+        seed: of the order.
+        progress: called with (stage, done, total).
+
+    Returns:
+        (what was found, the contention meanwhile)
+    """
+    layers = [s for t in traced.values() for s in t.layers]
+    counts = Counter(s.signature for s in layers)
+    square = {
+        s.signature: s
+        for s in layers
+        if s.form == "dense" and s.in_channels == s.out_channels >= MIN_SWEPT_WIDTH
+    }
+    swept = sorted(square.values(), key=lambda s: s.macs * counts[s.signature])[-SWEPT_LAYERS:]
+    if runtime.name != "eager":
+        swept = [s for s in swept if s.type in MODULES]
+    if not swept:
+        return ChannelDivisor(value=1, sweeps=[]), None
+    time_them = _time_calls if runtime.name == "eager" else _time_rows
+    sweeps, rounds = time_them(swept, runtime, setting, min_s, seed, _named(progress))
+    found = ChannelDivisor(
+        value=find_channel_divisor(list(sweeps.values())),
+        sweeps=[
+            Sweep(layer=s, points=[SweepPoint(channels=w, median_s=t) for w, t in points.items()])
+            for s, points in sweeps.items()
+        ],
+    )
+    return found, rounds.contention
+
+
+def _time_calls(
+    swept: Sequence[LayerSpec],
+    runtime: Runtime,
+    setting: Setting,
+    min_s: float,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[Sweeps, Rounds]:
+    """Each layer by itself; a width's time is that with a narrow input and a narrow output."""
+    plans = {}
+    for spec in swept:
+        full, widths = spec.in_channels, sweep_widths(spec.in_channels)
+        plans[spec.signature] = [(full, w) for w in widths] + [(w, full) for w in widths[:-1]]
+    known = {spec.signature: spec for spec in swept}
+    builder = Builder([(known[s], size) for s, sizes in plans.items() for size in sizes], setting)
+    with torch.inference_mode():
+        cases = {
+            f"{signature} at {i} -> {o}": builder.case(known[signature], i, o)
+            for signature, sizes in plans.items()
+            for i, o in sizes
+        }
+        # In two orders, so that no width always profits from the one before it.
+        orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
+        rounds = measure_rounds(
+            {},
+            anchor_workload(setting.device, setting.dtype),
+            setting.timer(),
+            [[(label, cases[label]) for label in order] for order in orders],
+            rounds=MIN_ROUNDS,
+            min_s=min_s / 2,
+            seed=seed,
+            progress=progress,
+        )
+    sweeps = {}
+    for spec in swept:
+        full = spec.in_channels
+        label = spec.signature + " at {} -> {}"
+        sweeps[spec.signature] = {
+            w: rounds.measurements[label.format(full, w)].median_s
+            + rounds.measurements[label.format(w, full)].median_s
+            for w in sweep_widths(full)
+        }
+    return sweeps, rounds
+
+
+def _time_rows(
+    swept: Sequence[LayerSpec],
+    runtime: Runtime,
+    setting: Setting,
+    min_s: float,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[Sweeps, Rounds]:
+    """Layers in a row in the runtime, every second one's output at the swept width."""
+    cases: dict[str, Case] = {}
+    with torch.inference_mode():
+        for spec in swept:
+            full = spec.in_channels
+            for width in sweep_widths(full):
+                sizes = [(full, width), (width, full)] * PAIRS
+                made = [build(spec, i, o, setting.batch_size) for i, o in sizes]
+                row = nn.Sequential(
+                    *(module for module, _ in made if isinstance(module, nn.Module))
+                )
+                x = made[0][1].to(setting.device)
+                cases[f"{spec.signature} at {width}"] = call_of(runtime.build(row, x, setting), x)
+        rounds = measure_rounds(
+            cases,
+            anchor_workload(setting.device, setting.dtype),
+            setting.timer(),
+            rounds=MIN_ROUNDS,
+            min_s=min_s / 2,
+            seed=seed,
+            progress=progress,
+        )
+    sweeps = {
+        spec.signature: {
+            w: rounds.measurements[f"{spec.signature} at {w}"].median_s
+            for w in sweep_widths(spec.in_channels)
+        }
+        for spec in swept
+    }
+    return sweeps, rounds
+
+
+def _named(progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"channel divisor, {stage}", done, total)
