@@ -120,15 +120,19 @@ def _was_skipped(optimizers: Iterable[torch.optim.Optimizer]) -> bool:
     return largest != largest or largest == float("inf")
 
 
+class LostWeightsError(ValueError):
+    """A weight is no finite number any more."""
+
+
 def check_weights(model: nn.Module, steps: int) -> None:
     """Whether the weights have survived a loss that was not finite.
 
     Raises:
-        ValueError: they have not.
+        LostWeightsError: they have not.
     """
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
-            raise ValueError(
+            raise LostWeightsError(
                 f"model: {name} is not finite any more: the loss has diverged after {steps} steps "
                 "of the search; lower the learning rate, or clip the gradients"
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cpt_nas.search.backward import LostWeightsError
 from cpt_nas.train.checkpoint_file import LAST
 from cpt_nas.train.state import TrainingState
 
@@ -71,6 +74,21 @@ def refuse_diverged(state: TrainingState, test_loss: float, output: Path) -> Non
     if what is not None:
         rate = state.optimizer.param_groups[0]["lr"]
         raise _diverged(what, state, output, state.step, state.epoch, rate)
+
+
+@contextmanager
+def told(state: TrainingState, output: Path) -> Iterator[None]:
+    """Where the search finds the weights lost, it is told as the training tells it.
+
+    Raises:
+        DivergedError: names step, epoch and rate.
+    """
+    try:
+        yield
+    except LostWeightsError:
+        rate = state.optimizer.param_groups[0]["lr"]
+        what, step, epoch = "a weight is not finite", state.step + 1, state.epoch + 1
+        raise _diverged(what, state, output, step, epoch, rate) from None
 
 
 def _diverged(

@@ -21,7 +21,7 @@ import hwprofiles
 from cpt_nas.data.batches import Batches
 from cpt_nas.data.load import load_data
 from cpt_nas.train import checkpoint, run_folder
-from cpt_nas.train.divergence import LossWatch, refuse_diverged
+from cpt_nas.train.divergence import LossWatch, refuse_diverged, told
 from cpt_nas.train.evaluate import Meter, evaluate
 from cpt_nas.train.opening import opened
 from cpt_nas.train.processes import joined
@@ -77,7 +77,8 @@ def train(
             checkpoint.restore_checkpoint(state, saved, output, data, device)
         if rank == 0:
             checkpoint.begin(state, saved, output, recipe, profile, data, console)
-        learn(state, recipe, output, data, device, console, rank, world)
+        with told(state, output):
+            learn(state, recipe, output, data, device, console, rank, world)
         return finish(state, recipe, output, data, device, rank)
 
 

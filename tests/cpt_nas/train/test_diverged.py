@@ -38,6 +38,21 @@ def test_a_rate_that_is_far_too_high_stops_the_training(
     assert all(t.isfinite().all() for t in saved["state_dict"].values())
 
 
+def test_weights_that_the_search_finds_lost_are_told_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that loses them is taken on a finite loss, and the search looks at them first."""
+    from cpt_nas.search.backward import LostWeightsError
+    from cpt_nas.search.search import Search
+
+    def lost(*_: object) -> bool:
+        raise LostWeightsError
+
+    monkeypatch.setattr(Search, "step", lost)
+    with pytest.raises(DivergedError, match="a weight is not finite at step 1, in epoch 1, learn"):
+        train(recipe(**SETTINGS), tmp_path / "run", console=QUIET)
+
+
 class Broken:
     """Gives a loss of NaN from the n-th call on."""
 
