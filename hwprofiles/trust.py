@@ -33,6 +33,11 @@ def impossible(
                 f"the layers of {model} sum to {whole.explained:.3g} of the network's time, "
                 f"allowed is {low:g} to {high:g}"
             )
+        if not low <= 1 + whole.calibrated_error <= high:
+            return (
+                f"it predicts {1 + whole.calibrated_error:.3g} times what {model} took, allowed is "
+                f"{low:g} to {high:g}"
+            )
     scale = calibration.scale if workload.runtime == "eager" else None
     if scale is not None and not low <= scale <= high:
         return (

@@ -330,6 +330,9 @@ def test_layers_that_do_not_sum_to_the_network_are_no_profile(
     content["dense"]["tiny"]["explained"] = 0.017
     with pytest.raises(ProfileError, match=r"layers of tiny sum to 0.017 of the network's time"):
         parse(content)
+    content["dense"]["tiny"] |= {"explained": 1.0, "calibrated_error": -0.9}
+    with pytest.raises(ProfileError, match=r"it predicts 0.1 times what tiny took"):
+        parse(content)
     assert not list(tmp_path.iterdir())
 
 
