@@ -36,6 +36,7 @@ CALLS: dict[str, list[str]] = {
     "cpt-nas export": ["run", "-o", "new"],
     "cpt-nas report": ["run", "-o", "new"],
     "cpt-nas demo": ["-o", "new"],
+    "cpt-nas kit": ["cpt_resnet20", "-o", "new"],
     "cpt-nas profile": MEASURED,
     "cpt-nas validate-profile": ["p.yaml", "cpt_resnet20"],
     "hwprofiles measure": MEASURED,
@@ -101,6 +102,7 @@ def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(training, "build_training", reached)
     monkeypatch.setattr(sys.modules["hwprofiles.measure"], "place", reached)
     monkeypatch.setattr("cpt_nas.calibration.profiling.validate", reached)
+    monkeypatch.setattr("cpt_nas.calibration.kit.write_kit", reached)
     monkeypatch.setattr("cpt_nas.report.report.DPI", 20)
     return tmp_path / "work"
 
