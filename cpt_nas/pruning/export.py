@@ -62,11 +62,12 @@ def export(
         structure: what is left of which architecture.
         state: the cut network's weights under plain names.
         directory: made if missing; only the two files in it are replaced.
-        preprocessing: entries of timm's pretrained_cfg: input_size, mean, std, label_names.
+        preprocessing: entries of timm's pretrained_cfg such as input_size, mean, std and
+            label_names.
 
     Raises:
         ValueError: a structure of a network that timm does not make, weights that do not fit it
-            or are not finite, or an entry that is not among ``PREPROCESSING``.
+            or are not finite, or an entry that says anything else; the message lists them.
         OSError: the folder cannot be written; names it, and why.
     """
     unknown = [key for key in preprocessing if key not in PREPROCESSING]
