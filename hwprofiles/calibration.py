@@ -25,9 +25,8 @@ from hwprofiles.assemble import (
 )
 from hwprofiles.candidates import Candidate, time_candidates
 from hwprofiles.device import Fingerprint
-from hwprofiles.fit import fit_weights
-from hwprofiles.layers import Coefficients, LayerSpec
-from hwprofiles.network_fit import NetworkFit, fit_networks
+from hwprofiles.layers import LayerSpec
+from hwprofiles.network_fit import NetworkFit, fit_network_weights, fit_networks
 from hwprofiles.profile_file import Profile
 from hwprofiles.schema import (
     Calibration,
@@ -99,28 +98,21 @@ def calibrate(
     now = [timed.measurements[f"dense {m}"].median_s for m in dense]
     then = [profile.dense[m].median_s for m in dense]
     drift = float(np.exp(np.mean(np.log(np.array(now) / np.array(then)))))
-    fit = _fit(
-        specs,
-        list(networks.values()),
-        [timed.measurements[label].median_s for label in networks],
-        len(dense),
-        profile.workload,
-        seed,
-    )
-    calibration = _section(
-        fit, profile.layers, list(networks.values()), profile.calibration.scale, seed
-    ).model_copy(
+    made = list(networks.values())
+    seconds = [timed.measurements[label].median_s for label in networks]
+    fit = _fit(specs, made, seconds, len(dense), profile.workload, seed)
+    calibration = _section(fit, profile.layers, made, profile.calibration.scale, seed).model_copy(
         update={
             "drift": drift - 1,
             "wall_s": time.perf_counter() - begin if wall_s is None else wall_s,
             "verdict": "noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
         }
     )
-    weights = _weights(specs, calibration, profile.workload)
+    weights = _weights(specs, made, seconds, profile.workload)
     profile = profile.model_copy(
         update={
             "weights": weights,
-            "layers": [_ranged(layer, list(networks.values())) for layer in profile.layers],
+            "layers": [_ranged(layer, made) for layer in profile.layers],
         }
     )
     return _with(profile, calibration, dense).require_possible()
@@ -173,7 +165,7 @@ def network_profile(
         workload=workload,
         protocol=protocol,
         units=UNITS,
-        weights=_weights(specs, calibration, workload),
+        weights=_weights(specs, networks, seconds, workload),
         cost_model=cost_model(divisor, calibration),
         layers=list(layers),
         dense=dict(dense),
@@ -217,10 +209,16 @@ def _section(
 
 
 def _weights(
-    specs: Mapping[str, Sequence[LayerSpec]], calibration: Calibration, workload: Workload
+    specs: Mapping[str, Sequence[LayerSpec]],
+    networks: Sequence[Candidate],
+    seconds: Sequence[float],
+    workload: Workload,
 ) -> Weights:
-    costs = {s: Coefficients(*c.model_dump().values()) for s, c in calibration.layers.items()}
-    return weights_section(fit_weights(list(specs.values()), costs, BYTES[workload.dtype]))
+    known = {spec.signature: spec for layers in specs.values() for spec in layers}
+    layers = [candidate.layers for candidate in networks]
+    return weights_section(
+        fit_network_weights(known, layers, seconds, BYTES[workload.dtype], len(specs))
+    )
 
 
 def _ranged(layer: LayerProfile, networks: Sequence[Candidate]) -> LayerProfile:

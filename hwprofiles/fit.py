@@ -22,6 +22,8 @@ ROUNDING_TOLERANCE = 0.3
 # The dense widths count more: every search starts there, and ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
 WIDTHS_OF_WEIGHTS_FIT = (0.25, 0.5, 0.75, 1.0)
+# Types that count as layers, each with all that follows it up to the next.
+WEIGHT_LAYERS = ("conv2d", "linear")
 # Keeps kappa finite on a device where nothing but the number of layers costs time.
 MIN_SHARE = 1e-3
 
@@ -194,7 +196,7 @@ def weight_layers(specs: Sequence[LayerSpec]) -> list[list[LayerSpec]]:
     """Group a network's layers: each convolution or linear layer with what follows it."""
     groups: list[list[LayerSpec]] = []
     for spec in specs:
-        if spec.type in ("conv2d", "linear") or not groups:
+        if spec.type in WEIGHT_LAYERS or not groups:
             groups.append([])
         groups[-1].append(spec)
     return groups

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.candidates import Executed
-from hwprofiles.fit import relative_nnls
+from hwprofiles.fit import WEIGHT_LAYERS, WeightsFit, relative_nnls
 from hwprofiles.layers import Coefficients, LayerSpec
 
 # How strongly unknowns are drawn to the prior; that of the smallest left-out error is taken.
@@ -134,6 +134,42 @@ def fit_networks(
         strength,
         len(unknowns),
         _intervals(unknowns, np.array(halves)),
+    )
+
+
+def fit_network_weights(
+    specs: Mapping[str, LayerSpec],
+    networks: Sequence[Sequence[Executed]],
+    seconds: Sequence[float],
+    bytes_per_param: int,
+    dense: int,
+) -> WeightsFit:
+    """The three coarse weights, of whole networks; a layer's own cost may come out as zero.
+
+    Args:
+        specs: signature -> the layer; all that the networks run.
+        networks: the layers that each runs, the ``dense`` uncut ones first.
+        seconds: of each, positive.
+        bytes_per_param: of the workload's dtype.
+        dense: how many networks are uncut; the shares are those of their time.
+    """
+    rows = np.zeros((len(networks), 3))
+    for i, network in enumerate(networks):
+        for layer in network:
+            spec = specs[layer.signature]
+            macs = spec.macs_coefficients.at(layer.in_channels, layer.out_channels)
+            params = spec.params_coefficients.at(layer.in_channels, layer.out_channels)
+            rows[i] += [spec.type in WEIGHT_LAYERS, macs, params * bytes_per_param]
+    times: Table = np.array(seconds)
+    x = relative_nnls(rows, times)
+    terms = (rows[:dense] * x).sum(axis=0)
+    shares = terms / terms.sum()
+    return WeightsFit(
+        float(x[0]),
+        float(x[1]),
+        float(x[2]),
+        (float(shares[0]), float(shares[1]), float(shares[2])),
+        float(np.mean(np.abs(rows @ x / times - 1))),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hwprofiles import trace
 from hwprofiles.candidates import Executed
 from hwprofiles.layers import LayerSpec
-from hwprofiles.network_fit import FOLDS, fit_networks
+from hwprofiles.network_fit import FOLDS, fit_network_weights, fit_networks
 
 Network = list[Executed]
 
@@ -154,3 +154,32 @@ def test_too_few_networks_are_refused() -> None:
     fitted = _networks(FOLDS - 1, 1)
     with pytest.raises(ValueError, match=r"networks: 9, allowed are 10 or more"):
         fit_networks(BY_SIGNATURE, fitted, [1.0] * len(fitted))
+
+
+def test_weights_are_those_that_the_networks_were_charged() -> None:
+    networks = _networks(40, 6)
+
+    def work(spec: LayerSpec, e: Executed) -> float:
+        macs = spec.macs_coefficients.at(e.in_channels, e.out_channels)
+        params = spec.params_coefficients.at(e.in_channels, e.out_channels)
+        return 2e-5 * (spec.type in ("conv2d", "linear")) + 1e-10 * macs + 3e-10 * 4 * params
+
+    fit = fit_network_weights(BY_SIGNATURE, networks, _seconds(networks, work), 4, dense=1)
+    assert fit.seconds_per_layer == pytest.approx(2e-5, rel=1e-3)
+    assert fit.seconds_per_mac == pytest.approx(1e-10, rel=1e-3)
+    assert fit.seconds_per_param_byte == pytest.approx(3e-10, rel=1e-3)
+    assert sum(fit.shares) == pytest.approx(1) and fit.error < 1e-3
+    layers = sum(s.type in ("conv2d", "linear") for s in SPECS)
+    whole = _seconds(networks[:1], work)[0]
+    assert fit.shares[0] == pytest.approx(layers * 2e-5 / whole, rel=1e-2)
+
+
+def test_weights_where_one_layer_costs_nothing() -> None:
+    """As the fit to networks may say of a layer whose neighbour takes its cost."""
+    networks = _networks(40, 6)
+
+    def free(spec: LayerSpec, e: Executed) -> float:
+        return 0.0 if spec.name == "down" else 1e-5
+
+    fit = fit_network_weights(BY_SIGNATURE, networks, _seconds(networks, free), 4, dense=1)
+    assert np.isfinite([*fit.shares, fit.error, fit.kappa, fit.alpha]).all()
