@@ -33,7 +33,7 @@ def kit(
     ] = 8,
     modules: Modules = None,
     model_kwargs: ModelKwargs = None,
-    seed: Annotated[int, typer.Option(help="Of the structures.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write cut networks as ONNX files, to be timed on a device without PyTorch.
 
