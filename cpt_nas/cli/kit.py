@@ -12,6 +12,7 @@ from hwprofiles.options import (
     InputSize,
     ModelKwargs,
     Modules,
+    Seed,
     create_models_at,
     key_value,
 )
