@@ -69,12 +69,18 @@ class Runtime(ABC):
         packages: modules that must be installed.
         extra: of the distribution, which installs them; None: nothing is needed.
         tolerances: of its outputs. A dtype that is not here cannot be computed in.
+        distribution: the package whose version counts.
+        graph_optimization: how far graphs are rewritten.
+        exporter: what makes the file that it reads; None: it reads none.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
     tolerances: ClassVar[Tolerances]
+    distribution: ClassVar[str] = "torch"
+    graph_optimization: ClassVar[str] = "default"
+    exporter: ClassVar[str | None] = None
 
     def require(self) -> None:
         """Refuse where its packages are not installed.
@@ -98,8 +104,20 @@ class Runtime(ABC):
         """
 
     @abstractmethod
+    def provider(self, setting: Setting) -> str:
+        """What executes in it, in this setting: a backend or execution provider."""
+
     def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
-        """What decides times in it, in this setting."""
+        """What decides times in it, in this setting. Idle threads never spin (``build``)."""
+        return RuntimeFingerprint(
+            name=self.name,
+            version=version_of(self.distribution),
+            provider=self.provider(setting),
+            precision=setting.precision,
+            graph_optimization=self.graph_optimization,
+            exporter=self.exporter,
+            spinning=False,
+        )
 
     @abstractmethod
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hwprofiles.device import RuntimeFingerprint
 from hwprofiles.runtimes.base import (
     Runner,
     Runtime,
@@ -16,7 +15,6 @@ from hwprofiles.runtimes.base import (
     known_dtype,
     not_taken,
     place,
-    version_of,
 )
 
 
@@ -30,16 +28,8 @@ class Compiled(Runtime):
     def check(self, setting: Setting) -> None:
         known_dtype(self, setting, [*self.tolerances])
 
-    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
-        return RuntimeFingerprint(
-            name=self.name,
-            version=version_of("torch"),
-            provider="inductor",
-            precision=setting.precision,
-            graph_optimization="default",
-            exporter=None,
-            spinning=False,
-        )
+    def provider(self, setting: Setting) -> str:
+        return "inductor"
 
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
         network = place(model, setting)

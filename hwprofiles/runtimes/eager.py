@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprofiles.allocator import keep_freed_memory
-from hwprofiles.device import RuntimeFingerprint, fixed_threads
+from hwprofiles.device import fixed_threads
 from hwprofiles.layers import LayerSpec, build
 from hwprofiles.plan import Widths
 from hwprofiles.runtimes.base import (
@@ -20,7 +20,6 @@ from hwprofiles.runtimes.base import (
     Tolerances,
     known_dtype,
     place,
-    version_of,
 )
 from hwprofiles.runtimes.timers import Case
 
@@ -36,20 +35,13 @@ class Eager(Runtime):
     name = "eager"
     # Bfloat16 has 8 bits.
     tolerances: ClassVar[Tolerances] = {torch.float32: 1e-6, torch.bfloat16: 0.1}
+    graph_optimization = "none"
 
     def check(self, setting: Setting) -> None:
         known_dtype(self, setting, [*self.tolerances])
 
-    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
-        return RuntimeFingerprint(
-            name=self.name,
-            version=version_of("torch"),
-            provider="torch",
-            precision=setting.precision,
-            graph_optimization="none",
-            exporter=None,
-            spinning=False,
-        )
+    def provider(self, setting: Setting) -> str:
+        return "torch"
 
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
         return place(model, setting)

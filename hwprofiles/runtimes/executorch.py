@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hwprofiles.device import RuntimeFingerprint
 from hwprofiles.runtimes.base import (
     Runner,
     Runtime,
@@ -20,7 +19,6 @@ from hwprofiles.runtimes.base import (
     known_dtype,
     not_taken,
     own_format,
-    version_of,
 )
 
 
@@ -32,21 +30,15 @@ class ExecuTorch(Runtime):
     extra = "executorch"
     # Convolutions in another order of additions.
     tolerances: ClassVar[Tolerances] = {torch.float32: 1e-3}
+    distribution = "executorch"
+    exporter = "torch.export"
 
     def check(self, setting: Setting) -> None:
         own_format(self, setting)
         known_dtype(self, setting, [*self.tolerances])
 
-    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
-        return RuntimeFingerprint(
-            name=self.name,
-            version=version_of("executorch"),
-            provider="XNNPACK",
-            precision=setting.precision,
-            graph_optimization="default",
-            exporter="torch.export",
-            spinning=False,
-        )
+    def provider(self, setting: Setting) -> str:
+        return "XNNPACK"
 
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
         with _quiet():

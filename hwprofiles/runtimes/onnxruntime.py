@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hwprofiles.device import RuntimeFingerprint
 from hwprofiles.runtimes.base import (
     Runner,
     Runtime,
@@ -21,7 +20,6 @@ from hwprofiles.runtimes.base import (
     Tolerances,
     known_dtype,
     not_taken,
-    version_of,
 )
 from hwprofiles.runtimes.onnx_file import EXPORTER, INPUT, OUTPUT, onnx_bytes
 
@@ -36,6 +34,9 @@ class OnnxRuntime(Runtime):
     extra = "onnx"
     # Convolutions in another order of additions; on CUDA in TF32 as well, which has 10 bits.
     tolerances: ClassVar[Tolerances] = {torch.float32: 1e-3}
+    distribution = "onnxruntime"
+    graph_optimization = "all"
+    exporter = EXPORTER
 
     def check(self, setting: Setting) -> None:
         import onnxruntime
@@ -43,23 +44,12 @@ class OnnxRuntime(Runtime):
         known_dtype(self, setting, [*self.tolerances])
         if setting.channels_last:
             raise ValueError(f"channels_last: {self.name} chooses the memory format by itself")
-        provider, here = self._provider(setting), onnxruntime.get_available_providers()
+        provider, here = self.provider(setting), onnxruntime.get_available_providers()
         if provider not in here:
             raise ValueError(
                 f"device: {setting.device.type}, but this onnxruntime has no {provider}; it has "
                 f"{', '.join(here)}"
             )
-
-    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
-        return RuntimeFingerprint(
-            name=self.name,
-            version=version_of("onnxruntime"),
-            provider=self._provider(setting),
-            precision=setting.precision,
-            graph_optimization="all",
-            exporter=EXPORTER,
-            spinning=False,
-        )
 
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
         import onnxruntime
@@ -71,7 +61,7 @@ class OnnxRuntime(Runtime):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider = self._provider(setting)
+        provider = self.provider(setting)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=[provider])
         except Exception as error:  # onnxruntime's own, of many kinds
@@ -82,7 +72,7 @@ class OnnxRuntime(Runtime):
             )
         return _CpuRunner(session) if provider == CPU else _CudaRunner(session)
 
-    def _provider(self, setting: Setting) -> str:
+    def provider(self, setting: Setting) -> str:
         return CUDA if setting.device.type == "cuda" else CPU
 
 
@@ -91,7 +81,7 @@ class TensorRt(OnnxRuntime):
 
     name = "onnxruntime-tensorrt"
 
-    def _provider(self, setting: Setting) -> str:
+    def provider(self, setting: Setting) -> str:
         return TENSORRT
 
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hwprofiles.device import RuntimeFingerprint
 from hwprofiles.runtimes.base import (
     Runner,
     Runtime,
@@ -21,7 +20,6 @@ from hwprofiles.runtimes.base import (
     known_dtype,
     not_taken,
     own_format,
-    version_of,
 )
 from hwprofiles.runtimes.onnx_file import EXPORTER, onnx_bytes
 
@@ -38,22 +36,16 @@ class OpenVino(Runtime):
     extra = "openvino"
     # Convolutions in another order of additions; bfloat16 has 8 bits, through all layers.
     tolerances: ClassVar[Tolerances] = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+    distribution = "openvino"
+    exporter = EXPORTER
 
     def check(self, setting: Setting) -> None:
         own_format(self, setting)
         able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         known_dtype(self, setting, [d for d in PRECISIONS if CAPABILITIES[d] in able])
 
-    def fingerprint(self, setting: Setting) -> RuntimeFingerprint:
-        return RuntimeFingerprint(
-            name=self.name,
-            version=version_of("openvino"),
-            provider="CPU",
-            precision=setting.precision,
-            graph_optimization="default",
-            exporter=EXPORTER,
-            spinning=False,
-        )
+    def provider(self, setting: Setting) -> str:
+        return "CPU"
 
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
         content = onnx_bytes(model, example)
