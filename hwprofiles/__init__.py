@@ -4,11 +4,12 @@ from hwprofiles._version import __version__
 from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.calibration import calibrate, calibration_networks, uncalibrated
 from hwprofiles.candidates import Candidate, Executed, time_candidates
+from hwprofiles.cost_profile import MissingLayers, Profile, ProfileError
 from hwprofiles.device import Difference
 from hwprofiles.layers import Coefficients, LayerSpec, build
 from hwprofiles.measure import measure, time_models
 from hwprofiles.processor import usable_cores
-from hwprofiles.profile_file import MissingLayers, Profile, ProfileError, load, save
+from hwprofiles.profile_file import load, save
 from hwprofiles.target import Target, require_target
 from hwprofiles.time_limit import TimeLimit
 from hwprofiles.timing import Measurement

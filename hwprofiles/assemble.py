@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hwprofiles.cost_profile import Profile
 from hwprofiles.device import RuntimeFingerprint, fingerprint
 from hwprofiles.fit import LayerFit, Point, WeightsFit, fit_layer, fit_scale, fit_weights
 from hwprofiles.layers import Coefficients, LayerSpec
 from hwprofiles.plan import Widths
-from hwprofiles.profile_file import Profile
 from hwprofiles.schema import (
     Alone,
     Calibration,

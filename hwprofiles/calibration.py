@@ -24,10 +24,10 @@ from hwprofiles.assemble import (
     weights_section,
 )
 from hwprofiles.candidates import Candidate, time_candidates
+from hwprofiles.cost_profile import Profile
 from hwprofiles.device import Fingerprint
 from hwprofiles.layers import LayerSpec
 from hwprofiles.network_fit import NetworkFit, fit_network_weights, fit_networks
-from hwprofiles.profile_file import Profile
 from hwprofiles.schema import (
     Calibration,
     ChannelDivisor,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hwprofiles.cost_profile import Profile, setting_of
 from hwprofiles.device import check_device
-from hwprofiles.profile_file import Profile, setting_of
 from hwprofiles.runtimes import find_runtime
 from hwprofiles.runtimes.base import build_checked, example_input
 from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, call_of, pinned

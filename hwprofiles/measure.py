@@ -14,10 +14,11 @@ from hwprofiles import memory
 from hwprofiles._version import __version__
 from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.assemble import Timed, assemble
+from hwprofiles.cost_profile import Profile
 from hwprofiles.device import check_device
 from hwprofiles.divisor import sweep_channel_divisor
+from hwprofiles.fields import check_name
 from hwprofiles.plan import Widths, plan_chains
-from hwprofiles.profile_file import Profile
 from hwprofiles.runtimes import find_runtime
 from hwprofiles.runtimes.base import Runner, Setting, build_checked, example_input, place
 from hwprofiles.runtimes.eager import NETWORK_BLOCK_S, Builder, call_of, pinned
@@ -28,7 +29,6 @@ from hwprofiles.schema import (
     Memory,
     Protocol,
     Workload,
-    check_name,
 )
 from hwprofiles.timing import (
     Measurement,

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from hwprofiles.cost_profile import ProfileError
 from hwprofiles.files import try_writing
 from hwprofiles.messages import naming
 from hwprofiles.models import check_size, create_model
 from hwprofiles.output import refuse_foreign_file
-from hwprofiles.profile_file import ProfileError, load
+from hwprofiles.profile_file import load
 from hwprofiles.runtimes import RUNTIMES
 from hwprofiles.time_limit import TimeLimit
 from hwprofiles.timing import Progress

@@ -4,68 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
+from hwprofiles.fields import (
+    Bytes,
+    Cores,
+    Count,
+    Macs,
+    Name,
+    Off,
+    Params,
+    Ratio,
+    Seconds,
+    Section,
+    Seed,
+    Share,
+    Text,
+    Time,
+)
 from hwprofiles.layers import Form
-from hwprofiles.yaml_file import shortened
 
 SCHEMA_VERSION = "2.0"
-
-# Wide enough for every machine, narrow enough that no sum or ratio of them overflows.
-Seconds = Annotated[float, Field(ge=0, le=1e6)]
-Time = Annotated[float, Field(ge=1e-12, le=1e6)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Macs = Annotated[float, Field(ge=0, le=1e18)]
-Params = Annotated[int, Field(ge=0, le=10**15)]
-Bytes = Annotated[int, Field(ge=0, le=2**60)]
-Cores = Annotated[float, Field(ge=0, le=1e6)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Ratio = Annotated[float, Field(ge=0, le=1e6)]
-Off = Annotated[float, Field(ge=-1, le=1e6)]  # one number over another, less 1
-Text = Annotated[str, Field(max_length=1000)]
-
-
-MAX_NAME = 200  # characters
-
-
-def check_name(field: str, value: str) -> None:
-    """Check the name of a profile or a model before anything is measured under it.
-
-    Raises:
-        ValueError: it is empty, too long, or not printable in one line.
-    """
-    if not 0 < len(value) <= MAX_NAME or not value.isprintable():
-        raise ValueError(
-            f"{field}: {shortened(value)}, allowed are 1 to {MAX_NAME} printable characters"
-        )
-
-
-def printable(value: str) -> str:
-    """The same text, for validators.
-
-    Raises:
-        ValueError: it is not printable in one line.
-    """
-    if not value.isprintable():
-        raise ValueError("must be printable characters in one line")
-    return value
-
-
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(printable)]
-
-
-class Section(BaseModel):
-    """A part of a profile: unknown keys, NaN and infinity are refused."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
 
 class Schema(Section):
@@ -341,51 +300,3 @@ class EndToEnd(Latency):
     params: Params
     memory: Memory
     unattributed_ops: list[Text] = Field(description="executed, but no layer: views")
-
-
-class Scores(Section):
-    """How far predictions are from measurements; relative errors."""
-
-    n: Count
-    mape: Ratio
-    within5: Share
-    within10: Share
-    max: Ratio
-    kendall_tau: Annotated[float, Field(ge=-1, le=1)]
-
-
-class ValidatedNetwork(Section):
-    """One network that was cut, measured and predicted."""
-
-    label: Text
-    aligned: bool = Field(description="all its widths are multiples of the channel divisor")
-    layers: Count
-    macs: Macs
-    params: Macs
-    predicted_s: Time
-    measured_s: Time
-    spread: Ratio = Field(description="interquartile range / median")
-    again_s: Time | None = Field(description="measured a second time; null: not")
-
-
-class Validation(Section):
-    """Predictions for networks that were not measured before, written by a later command."""
-
-    model: Name
-    utc: Text
-    seed: Seed
-    verdict: Literal["ok", "noisy"]
-    contention: Cores | None
-    aligned: Scores = Field(description="networks at the channel divisor")
-    unaligned: Scores | None = Field(description="null: none, as with a channel divisor of 1")
-    macs_alone: Scores = Field(
-        description="networks at the divisor by scale * MACs + offset, both fitted to these very "
-        "networks, which favours them"
-    )
-    params_alone: Scores = Field(description="the same by parameters")
-    speed_up_error: Ratio = Field(description="mean relative error of cut / dense, at the divisor")
-    dense_error: Off = Field(description="the uncut network: predicted / measured - 1")
-    noise_floor: Ratio | None = Field(
-        description="mean relative difference of networks that were measured twice; null: none was"
-    )
-    networks: list[ValidatedNetwork] = Field(min_length=1)

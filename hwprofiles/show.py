@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from hwprofiles.profile_file import Profile
+from hwprofiles.cost_profile import Profile
 from hwprofiles.schema import Calibration
 from hwprofiles.terminal import console
 

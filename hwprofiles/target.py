@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hwprofiles.cost_profile import Profile, ProfileError
 from hwprofiles.device import Difference
-from hwprofiles.profile_file import Profile, ProfileError
 
 
 class Target(BaseModel):

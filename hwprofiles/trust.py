@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hwprofiles.schema import Calibration, Created, EndToEnd, Protocol, Validation, Workload
+from hwprofiles.schema import Calibration, Created, EndToEnd, Protocol, Workload
+from hwprofiles.schema_validation import Validation
 
 # The layers' sum over the network's time, and the calibration's scale: refused outside.
 POSSIBLE = (0.5, 2.0)

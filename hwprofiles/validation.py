@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from hwprofiles.candidates import Candidate, time_candidates
+from hwprofiles.cost_profile import Profile
 from hwprofiles.fit import relative_nnls
-from hwprofiles.profile_file import Profile
-from hwprofiles.schema import Scores, ValidatedNetwork, Validation
+from hwprofiles.schema_validation import Scores, ValidatedNetwork, Validation
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # So many networks are measured a second time for the noise floor.

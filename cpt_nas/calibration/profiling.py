@@ -16,7 +16,7 @@ from cpt_nas.costs.terms import PARAMETER
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import dense_structure
 from hwprofiles import Candidate, LayerSpec, Profile
-from hwprofiles.schema import Validation
+from hwprofiles.schema_validation import Validation
 from hwprofiles.timing import MIN_ROUNDS, Progress
 from hwprofiles.validation import DENSE
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cpt_nas.report.axes import COLORS, literal
-from hwprofiles.schema import ValidatedNetwork, Validation
+from hwprofiles.schema_validation import ValidatedNetwork, Validation
 
 
 def validation_figure(validation: Validation, setting: str) -> Figure:
