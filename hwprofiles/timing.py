@@ -21,7 +21,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
@@ -134,6 +134,29 @@ class Rounds:
     def spread(self) -> float:
         """The median over cases of what noise was left."""
         return statistics.median(m.spread for m in self.measurements.values())
+
+    def joined(self, later: Rounds, common: Sequence[str]) -> Rounds:
+        """These readings and another session's, brought to this one's speed.
+
+        Args:
+            later: of other cases.
+            common: labels of cases that both timed; they say how fast the machine was, and these
+                readings of them stay.
+        """
+        ratios = [self.measurements[c].median_s / later.measurements[c].median_s for c in common]
+        speed = float(np.exp(np.mean(np.log(ratios))))
+        scaled = {
+            label: replace(m, times_s=tuple(t * speed for t in m.times_s))
+            for label, m in later.measurements.items()
+        }
+        known = [c for c in (self.contention, later.contention) if c is not None]
+        return replace(
+            self,
+            measurements=scaled | self.measurements,
+            anchors_s=self.anchors_s + tuple(t * speed for t in later.anchors_s),
+            warm_up_s=self.warm_up_s + later.warm_up_s,
+            contention=max(known) if known else None,
+        )
 
     @property
     def verdict(self) -> str:

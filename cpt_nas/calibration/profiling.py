@@ -10,18 +10,22 @@ import torch
 from torch import nn
 
 import hwprofiles
-from cpt_nas.calibration.random_structures import candidate, random_structures
+from cpt_nas.calibration.random_structures import TooFew, candidate, random_structures
 from cpt_nas.costs.cost_model import CostModel, build_cost
 from cpt_nas.costs.terms import PARAMETER
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import dense_structure
-from hwprofiles import Candidate, LayerSpec, Profile
+from hwprofiles import Candidate, Profile
 from hwprofiles.schema_validation import Validation
-from hwprofiles.timing import MIN_ROUNDS, Progress
+from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 from hwprofiles.validation import DENSE
 
-# Networks that costs are fitted to: about one a coefficient, and no fewer or more than these.
-FEWEST, MOST = 40, 120
+# So many cut networks a model are measured at a time, until those that are left out of the fit are
+# predicted with this mean error, or a batch has not lessened it by this share, or there are as many
+# as this, a model.
+BATCH, MOST = 40, 200
+ENOUGH = 0.02
+LEAST_GAIN = 0.1
 # This share of the structures to validate on is off the channel divisor.
 UNALIGNED = 1 / 3
 LEAST_STRUCTURES = 6
@@ -55,19 +59,21 @@ def calibrate(
     Args:
         profile: as measured; its setting is measured in.
         models: the profile's models by name, uncut. They are not changed.
-        structures: sub-networks, shared out evenly over the models; None: as many as there are
-            coefficients to fit, :data:`FEWEST` to :data:`MOST`.
-        rounds, min_s: see ``hwprofiles.candidates.time_candidates``.
+        structures: sub-networks, shared out evenly over the models; None: :data:`BATCH` a model at
+            a time, until networks that are left out of the fit are predicted well
+            (:func:`is_enough`).
+        rounds, min_s: see ``hwprofiles.candidates.time_candidates``; for every batch.
         seed: of the structures and the order of measuring.
         progress: called with (stage, done, total).
 
     Raises:
         ValueError: a model in which nothing can be gated, or a setting that is not available here.
     """
-    made = _to_calibrate(profile, models, structures, seed)
-    return hwprofiles.calibrate(
-        profile, made.dense, made.cut, made.specs, rounds, min_s, seed, progress
-    )
+    fit = _Fit(profile, models, seed)
+    fit.draw(BATCH * len(models) if structures is None else structures, ())
+    session = _Session(profile, rounds, min_s, seed, progress)
+    fit.add(session.time(fit.networks()), session.wall_s)
+    return fit.profile() if structures is not None else _fitted_well(fit, session, ())
 
 
 def validate(
@@ -126,21 +132,19 @@ def calibrate_and_validate(
     Raises:
         ValueError: as :func:`calibrate` and :func:`validate`.
     """
-    fitted = _to_calibrate(profile, models, None, seed)
-    networks = hwprofiles.calibration_networks(fitted.dense, fitted.cut)
+    fit = _Fit(profile, models, seed)
+    fit.draw(BATCH * len(models), ())
+    networks = fit.networks()
     own = len(networks)
     used = [c.digest() for c in networks.values()]
     judged = {n: _to_validate(profile, n, m, structures, seed, used) for n, m in models.items()}
     for name, made in judged.items():
         networks |= {f"{name}: {label}": c for label, c in made.networks().items()}
         del networks[f"{name}: {DENSE}"]  # is among the calibration's
-    seconds = min_s * (1 + len(models))
-    begin = time.perf_counter()
-    timed = hwprofiles.time_candidates(profile, networks, rounds, seconds, seed, progress)
-    wall_s = own / len(networks) * (time.perf_counter() - begin)
-    profile = hwprofiles.calibrate(
-        profile, fitted.dense, fitted.cut, fitted.specs, seed=seed, timed=timed, wall_s=wall_s
-    )
+    session = _Session(profile, rounds, min_s, seed, progress)
+    timed = session.time(networks, share=1 + len(models))
+    fit.add(timed, own / len(networks) * session.wall_s)
+    profile = _fitted_well(fit, session, [c.digest() for c in networks.values()])
     results = {}
     for name, made in judged.items():
         readings = {DENSE: timed.measurements[f"dense {name}"]}
@@ -164,42 +168,136 @@ def calibrate_and_validate(
     return hwprofiles.with_validation(profile, results)
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """Networks to fit to, and the uncut models' layers in order."""
+def is_enough(errors: Sequence[float], networks: int, models: int = 1) -> bool:
+    """Whether more networks would not tell more.
 
-    dense: dict[str, Candidate]
-    cut: list[Candidate]
-    specs: dict[str, list[LayerSpec]]
+    Args:
+        errors: left-out error after each batch, the last one's last.
+        networks: that were measured in all, the dense ones not counted.
+        models: of the profile.
+    """
+    if errors[-1] <= ENOUGH or networks + BATCH * models > MOST * models:
+        return True
+    return len(errors) > 1 and errors[-1] > (1 - LEAST_GAIN) * errors[-2]
 
 
-def _to_calibrate(
-    profile: Profile, models: Mapping[str, nn.Module], structures: int | None, seed: int
-) -> _Fitted:
-    costs = {n: _cost(m, n, hwprofiles.uncalibrated(profile)) for n, m in models.items()}
-    specs = {n: [t.layer for t in c.terms if t.layer.type != PARAMETER] for n, c in costs.items()}
-    if structures is None:
-        wanted = sum(_unknowns(c) for c in costs.values())
-        structures = min(MOST, max(FEWEST * len(models), wanted))
-    dense, cut = {}, []
-    for i, (name, model) in enumerate(models.items()):
-        dense[name] = _dense(model, costs[name])
-        share = structures // len(models) + (i < structures % len(models))
-        drawn = random_structures(
-            model, costs[name], share, CALIBRATION_STREAM + seed, profile.channel_divisor
+def _fitted_well(fit: _Fit, session: _Session, used: Sequence[str]) -> Profile:
+    """Measure further batches until it is enough. ``used``: networks that none may be."""
+    profile = fit.profile()
+    errors = [_left_out(profile)]
+    while not is_enough(errors, len(fit.cut), len(fit.models)):
+        session.note = f"{len(fit.cut)} networks, left out {errors[-1]:.1%} off, "
+        try:
+            labels = fit.draw(BATCH * len(fit.models), used)
+        except TooFew:
+            break  # the model has no more
+        fit.add(session.time(labels), session.wall_s)
+        profile = fit.profile()
+        errors.append(_left_out(profile))
+    return profile
+
+
+def _left_out(profile: Profile) -> float:
+    error = profile.calibration.left_out_error
+    assert error is not None  # cut networks were measured
+    return error
+
+
+@dataclass
+class _Session:
+    """Times batches of networks in the profile's setting, and says what it is at."""
+
+    profile: Profile
+    rounds: int
+    min_s: float
+    seed: int
+    progress: Progress | None
+    note: str = ""
+    wall_s: float = 0.0
+
+    def time(self, networks: Mapping[str, Candidate], share: int = 1) -> Rounds:
+        """``share``: so many times ``min_s`` at least. Afterwards ``wall_s`` is what it took."""
+        begin = time.perf_counter()
+        timed = hwprofiles.time_candidates(
+            self.profile, networks, self.rounds, share * self.min_s, self.seed, self._report
         )
-        cut += [candidate(model, costs[name], s) for s in drawn]
-    return _Fitted(dense, cut, specs)
+        self.wall_s = time.perf_counter() - begin
+        return timed
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self.note + stage, done, total)
 
 
-def _unknowns(cost: CostModel) -> int:
-    """Coefficients that cut networks can tell: those of widths that a gate can narrow."""
-    gated: dict[str, tuple[bool, bool]] = {}
-    for term in cost.terms:
-        a, b = gated.get(term.layer.signature, (False, False))
-        b_now = term.layer.form == "dense" and term.group_out is not None
-        gated[term.layer.signature] = (a or term.group_in is not None, b or b_now)
-    return sum((1 + a) * (1 + b) for a, b in gated.values())
+class _Fit:
+    """Networks to fit a profile's costs to, batch by batch, and their readings."""
+
+    def __init__(self, profile: Profile, models: Mapping[str, nn.Module], seed: int) -> None:
+        plain = hwprofiles.uncalibrated(profile)
+        self.models = models
+        self.cut: list[Candidate] = []
+        self._measured = profile
+        self._seed = seed
+        self._costs = {n: _cost(m, n, plain) for n, m in models.items()}
+        self._dense = {n: _dense(m, self._costs[n]) for n, m in models.items()}
+        self._timed: Rounds | None = None
+        self._wall_s = 0.0
+        self._batches = 0
+
+    def networks(self) -> dict[str, Candidate]:
+        """All by label."""
+        return hwprofiles.calibration_networks(self._dense, self.cut)
+
+    def draw(self, count: int, used: Sequence[str]) -> dict[str, Candidate]:
+        """So many more cut networks; these and the dense ones by label.
+
+        Raises:
+            TooFew: a model has no more.
+        """
+        batch = []
+        for i, (name, model) in enumerate(self.models.items()):
+            share = count // len(self.models) + (i < count % len(self.models))
+            drawn = random_structures(
+                model,
+                self._costs[name],
+                share,
+                CALIBRATION_STREAM * (1 + self._batches) + self._seed,
+                self._measured.channel_divisor,
+                exclude=[*used, *(c.digest() for c in self.cut)],
+            )
+            batch += [candidate(model, self._costs[name], s) for s in drawn]
+        before = {*self.networks()}
+        self.cut += batch
+        self._batches += 1
+        return {
+            label: c
+            for label, c in self.networks().items()
+            if label not in before or c in self._dense.values()
+        }
+
+    def add(self, timed: Rounds, wall_s: float) -> None:
+        """Readings of the last batch; the dense networks say how fast the machine was then."""
+        if self._timed is None:
+            self._timed = timed
+        else:
+            self._timed = self._timed.joined(timed, [f"dense {name}" for name in self._dense])
+        self._wall_s += wall_s
+
+    def profile(self) -> Profile:
+        """The profile, fitted to all of them."""
+        specs = {
+            name: [t.layer for t in cost.terms if t.layer.type != PARAMETER]
+            for name, cost in self._costs.items()
+        }
+        return hwprofiles.calibrate(
+            self._measured,
+            self._dense,
+            self.cut,
+            specs,
+            seed=self._seed,
+            timed=self._timed,
+            wall_s=self._wall_s,
+        )
 
 
 def _to_validate(

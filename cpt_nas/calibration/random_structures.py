@@ -28,6 +28,10 @@ DENSE_LEVEL = 2.0
 TRIALS = 50
 
 
+class TooFew(ValueError):
+    """A model has fewer different structures than were asked for."""
+
+
 def random_structures(
     model: nn.Module,
     cost: CostModel,
@@ -52,7 +56,7 @@ def random_structures(
         exclude: digests of networks that are not wanted.
 
     Raises:
-        ValueError: the model has fewer structures than that.
+        TooFew: the model has fewer structures than that.
     """
     rng = random.Random(f"{seed} {aligned}")
     space = find_branches(model)
@@ -82,7 +86,7 @@ def random_structures(
             taken.add(key)
             structures.append(structure)
     if len(structures) < count:
-        raise ValueError(
+        raise TooFew(
             f"structures: {count}, but only {len(structures)} different ones were found at "
             f"channel divisor {channel_divisor}; ask for fewer"
         )

@@ -188,6 +188,18 @@ def test_progress_is_reported(clock: FakeClock) -> None:
     assert ("warm-up", 3, 3) in seen
 
 
+def test_sessions_are_joined_at_the_first_one_s_speed() -> None:
+    first = Rounds({"dense": Measurement((2.0, 2.0)), "a": Measurement((1.0, 1.2))}, (1.0,), 3.0, 2)
+    second = Rounds({"dense": Measurement((4.0, 4.0)), "b": Measurement((3.0, 5.0))}, (2.0,), 1, 2)
+    both = first.joined(second, ["dense"])
+    assert {k: m.times_s for k, m in both.measurements.items()} == {
+        "dense": (2.0, 2.0),
+        "a": (1.0, 1.2),
+        "b": (1.5, 2.5),
+    }
+    assert both.anchors_s == (1.0, 1.0) and both.warm_up_s == 4.0 and both.contention is None
+
+
 def test_too_few_rounds(clock: FakeClock) -> None:
     with pytest.raises(ValueError, match="rounds: 9, allowed is 10 or more"):
         rounds_on(clock, {"a": 1e-3}, rounds=9)
