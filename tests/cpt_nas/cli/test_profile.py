@@ -61,7 +61,8 @@ def test_profile_measures_calibrates_and_validates(cpt_nas: Shell, tmp_path: Pat
     assert (tmp_path / "new" / "p-cpt_resnet20.png").read_bytes().startswith(b"\x89PNG")
     made = hwprofiles.load(tmp_path / "new" / "p.yaml")
     c, (v,) = made.calibration, made.validation
-    assert c.n % 40 == 1 and c.n == len(set(c.networks)) and c.seed == 0 and c.left_out_error is not None
+    assert c.n % 40 == 1 and c.n == len(set(c.networks)) and c.seed == 0
+    assert c.left_out_error is not None
     off = v.unaligned.n if v.unaligned else 0
     assert v.aligned.n + off == 9 and len(v.networks) == 10 and v.model == "cpt_resnet20"
     assert off == (0 if made.channel_divisor == 1 else 3)
