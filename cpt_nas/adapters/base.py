@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from torch import nn
 
@@ -106,12 +107,20 @@ class Refusal:
     reason: str
 
 
+def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether it just calls its parts one after the other."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
 Adapter = Callable[[nn.Module], "list[Branch] | Refusal"]
 
 
 @dataclass
 class Registry:
-    """Block class -> adapter. Exact classes: a subclass may compute something else."""
+    """Block class -> adapter. Exact classes: a subclass may compute something else.
+
+    One that takes over the forward pass of ``nn.Sequential`` is a row of modules by another name.
+    """
 
     adapters: dict[type, Adapter] = field(default_factory=dict)
 
@@ -124,7 +133,10 @@ class Registry:
         return register
 
     def get(self, block: nn.Module) -> Adapter | None:
-        return self.adapters.get(type(block))
+        cls: type[nn.Module] = type(block)
+        if cls not in self.adapters and is_sequence(block):
+            cls = nn.Sequential
+        return self.adapters.get(cls)
 
 
 REGISTRY = Registry()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
 
 import timm.layers as tl
 from timm.layers import activations, activations_me
@@ -27,7 +26,7 @@ from torch import nn
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cpt_nas.adapters.base import Count, Slice, UnitGroup
+from cpt_nas.adapters.base import Count, Slice, UnitGroup, is_sequence
 from cpt_nas.adapters.known import changed_inside, unlike_its_class
 
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, tl.DropPath, type(None))
@@ -62,11 +61,6 @@ def is_silent(module: nn.Module | None) -> bool:
     if unlike_its_class(module):
         return False
     return type(module) in _SILENT or (is_sequence(module) and all(map(is_silent, module)))
-
-
-def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Whether it just calls its parts one after the other."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -151,7 +145,7 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
                     groups.append(made)
                 else:
                     reasons.append(made)
-            outputs, linear = _outputs(module), isinstance(module, nn.Linear)
+            outputs, linear = outputs_of(module), isinstance(module, nn.Linear)
             current = _Open(name, outputs, linear)
             continue
         if unlike_its_class(module):
@@ -162,12 +156,14 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
     return tuple(groups), "; ".join(dict.fromkeys(reasons))
 
 
-def _outputs(module: nn.Module) -> int:
+def outputs_of(module: nn.Module) -> int:
+    """Output channels or features of a dense layer."""
     outputs: int = module.out_features if isinstance(module, nn.Linear) else module.out_channels  # type: ignore[assignment]
     return outputs
 
 
-def _inputs(module: nn.Module) -> int:
+def inputs_of(module: nn.Module) -> int:
+    """Input channels or features of a dense layer."""
     inputs: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels  # type: ignore[assignment]
     return inputs
 
@@ -211,10 +207,10 @@ def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> Un
         elif isinstance(passed, nn.GroupNorm):
             ways.append(passed.num_groups)
     size = math.gcd(*ways)
-    inputs = _inputs(module)
+    inputs = inputs_of(module)
     if size == 1 or inputs % size:
         return f"{chain.producer}: its channels are one group"
-    build = _Builder(block, size)
+    build = GroupBuilder(block, size)
     build.made(chain.producer)
     width = chain.channels // size
     last = chain.producer
@@ -239,7 +235,7 @@ def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> Un
     )
 
 
-class _Builder:
+class GroupBuilder:
     """Collects what one group slices and counts, module by module."""
 
     def __init__(self, block: nn.Module, size: int) -> None:
@@ -254,7 +250,7 @@ class _Builder:
     def made(self, name: str) -> None:
         """A dense layer whose outputs are the units'."""
         module = self.block.get_submodule(name)
-        width = _outputs(module) // self.size
+        width = outputs_of(module) // self.size
         self._entries(name, ("weight", "bias"), width)
         outputs = "out_features" if isinstance(module, nn.Linear) else "out_channels"
         self.counts.append(Count(name, outputs, width))

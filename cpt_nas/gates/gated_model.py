@@ -15,7 +15,7 @@ from cpt_nas.adapters import Slice
 from cpt_nas.gates.bernoulli import BernoulliGate
 from cpt_nas.gates.mount import Followed, Handles, Live, Mounting, Sampler, Source, strip
 from cpt_nas.pruning import optimizer_state, surgery
-from cpt_nas.pruning.search_space import SearchSpace, group_key
+from cpt_nas.pruning.search_space import SearchSpace, group_key, without_gone
 from cpt_nas.pruning.structure import Structure
 
 Kept = dict[str, dict[str, Tensor] | None]
@@ -45,7 +45,8 @@ class GatedModel:
         seed: of the masks.
 
     Attributes:
-        branches: branch name -> the branch, of all that are gated.
+        branches: branch name -> the branch, of all that are gated; without what has gone of
+            what its units reached into.
         gates: slot -> gate; a branch's slot is its name, a group's 'branch/group' ('.' as '/').
         structure: what is left now. It also names what is not gated.
         generator: of the masks.
@@ -67,7 +68,7 @@ class GatedModel:
         seed: int = 0,
     ) -> None:
         self.model = model
-        self.branches = space.by_name
+        self.branches = dict(space.by_name)
         if not any(f.branch.groups or f.branch.remove for f in space.branches):
             raise ValueError(
                 f"model: nothing can be gated in {type(model).__name__}; "
@@ -264,6 +265,11 @@ class GatedModel:
                         del self.gates[slot]
                 for units in branch.units.values():
                     units.kept = []
+                gone = self.branches[name]
+                self.branches = {
+                    other: found if other == name else without_gone(found, gone)
+                    for other, found in self.branches.items()
+                }
                 continue
             for group, positions in fewer_or_none.items():
                 units = branch.units[group]

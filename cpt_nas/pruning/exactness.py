@@ -27,7 +27,7 @@ def refused_block(module: nn.Module, is_root: bool) -> str:
     bases = [
         base for base in cls.__mro__ if base in REGISTRY.adapters and base is not nn.Sequential
     ]
-    if not bases and cls is not nn.Sequential:
+    if not bases and REGISTRY.get(module) is None:
         return ""
     reason = unlike_its_class(module, hooks=not is_root)
     if not reason and bases and bases[0] is not cls:

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 
 from cpt_nas.adapters import REGISTRY, Branch, Refusal, UnitGroup
-from cpt_nas.adapters.base import Adapter
+from cpt_nas.adapters.base import Adapter, is_sequence
 from cpt_nas.pruning.exactness import Sharing, refused_block, refused_branches, silent_about
 from cpt_nas.pruning.surgery import join
 
@@ -113,7 +113,7 @@ def find_branches(model: nn.Module) -> SearchSpace:
             if reason:
                 refusals[name] = reason
             else:
-                found.append(PrunableBranch(path, branch, name, type(module) is nn.Sequential))
+                found.append(PrunableBranch(path, branch, name, is_sequence(module)))
     branches = [_with_reason(model, item) for item in nest(without_doubles(found))]
     names = [branch.name for branch in branches]
     assert len(set(names)) == len(names), "adapters: two branches of one name"
@@ -213,6 +213,29 @@ def renamed(group: UnitGroup, prefix: str) -> UnitGroup:
         produced_by=layers(group.produced_by),
         consumed_by=layers(group.consumed_by),
     )
+
+
+def without_gone(found: PrunableBranch, gone: PrunableBranch) -> PrunableBranch:
+    """The branch after another one has gone that its units reached into.
+
+    The channels that run past a section in a chain are written and read in it, too. Without it
+    they are what is left: its tensors and counts are none of theirs any more.
+    """
+    prefixes = [absolute(gone.block, layer) for layer in gone.branch.layers]
+
+    def stays(name: str) -> bool:
+        return not any(owns(prefix, absolute(found.block, name)) for prefix in prefixes)
+
+    groups = [
+        replace(
+            group,
+            slices=tuple(s for s in group.slices if stays(s.tensor)),
+            folds=tuple(s for s in group.folds if stays(s.tensor)),
+            counts=tuple(c for c in group.counts if stays(c.module)),
+        )
+        for group in found.branch.groups
+    ]
+    return replace(found, branch=replace(found.branch, groups=tuple(groups)))
 
 
 def layers_only(found: PrunableBranch) -> PrunableBranch:

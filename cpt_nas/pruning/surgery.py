@@ -140,6 +140,8 @@ def apply(plan: Plan, model: nn.Module) -> Change:
         parent, _, child = path.rpartition(".")
         setattr(model.get_submodule(parent), child, block.train(training))
     held = {id(p) for p in model.parameters()}
+    # What was made smaller may have gone with its branch all the same.
+    change.replaced = {old: new for old, new in change.replaced.items() if id(new[0]) in held}
     change.gone = {p for p in before if p not in change.replaced and id(p) not in held}
     for old in (*change.replaced, *change.gone):
         old.__class__ = CutParameter

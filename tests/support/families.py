@@ -55,6 +55,19 @@ TINY = {
     "regnetv": 64,
 }
 
+LENET300 = {"hidden": (12, 8), "in_chans": 3}
+LENET5 = {"channels": ((6,), (8,)), "hidden": (10,), "in_chans": 3}
+VGG16 = {"channels": ((6, 6), (8, 8, 8), (8,)), "hidden": (8, 10), "img_size": 16}
+
+CHAINS: Families = {
+    "lenet300": ("cpt_lenet300", LENET300, 28),
+    "lenet300_skip": ("cpt_lenet300", LENET300 | {"skip": True}, 28),
+    "lenet5": ("cpt_lenet5", LENET5, 28),
+    "lenet5_skip": ("cpt_lenet5", LENET5 | {"skip": True}, 28),
+    "vgg16": ("cpt_vgg16", VGG16, 16),
+    "vgg16_skip": ("cpt_vgg16", VGG16 | {"skip": True}, 16),
+}
+
 CONVOLUTIONAL: Families = {
     "resnet": ("test_resnet", {}, 32),
     "efficientnet": ("test_efficientnet", {}, 32),
@@ -75,6 +88,7 @@ CONVOLUTIONAL: Families = {
     "seresnet_bottleneck": ("cpt_tiny_seresnetbottleneck", {}, 32),
     "convnext_grn": ("cpt_tiny_convnext_grn", {}, 64),
     "vgg": ("vgg11_bn", {"mlp_ratio": 0.01}, 32),
+    **CHAINS,
 }
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
