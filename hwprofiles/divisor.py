@@ -1,8 +1,9 @@
 """The channel divisor: to which multiples widths can be rounded up for free, by a sweep.
 
-The square layers that do most work are timed with a narrower input and with a narrower output. In
-eager mode each call is timed by itself. A runtime that rewrites graphs reorders and pads at both
-ends of a network, so there several layers stand in a row, wide to narrow to wide, as in a block.
+The dense layers that do most work are timed with their wider side narrowed, and so is the layer
+that leads back to the other side, as the two stand in a block. In eager mode each call is timed by
+itself. A runtime that rewrites graphs reorders and pads at both ends of a network, so there several
+such pairs stand in a row.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from hwprofiles.schema import ChannelDivisor, Sweep, SweepPoint
 from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds, anchor_workload, measure_rounds
 from hwprofiles.tracing import Traced
 
-# So many layers are swept, of at least such a width.
+# So many layers are swept, of at least such widths.
 SWEPT_LAYERS = 3
 MIN_SWEPT_WIDTH = 16
+# A channel more or less of a wider layer is hard to see; one is taken where there is no other.
+MAX_SWEPT_WIDTH = 256
 # Pairs of layers in a row, in a runtime that rewrites graphs.
 PAIRS = 2
 MODULES = ("conv2d", "linear")  # types that are modules, which take the one before's output
@@ -42,7 +45,7 @@ def sweep_channel_divisor(
     seed: int,
     progress: Progress | None,
 ) -> tuple[ChannelDivisor, float | None]:
-    """Time the square layers that do most work at many widths of their input and output.
+    """Time the layers that do most work at many widths of their wider side.
 
     Args:
         traced: the models' layers.
@@ -57,14 +60,17 @@ def sweep_channel_divisor(
     """
     layers = [s for t in traced.values() for s in t.layers]
     counts = Counter(s.signature for s in layers)
-    square = {
+    known = {
         s.signature: s
         for s in layers
-        if s.form == "dense" and s.in_channels == s.out_channels >= MIN_SWEPT_WIDTH
+        if s.form == "dense" and min(s.in_channels, s.out_channels) >= MIN_SWEPT_WIDTH
     }
-    swept = sorted(square.values(), key=lambda s: s.macs * counts[s.signature])[-SWEPT_LAYERS:]
+    narrow = [s for s in known.values() if _wide(s) <= MAX_SWEPT_WIDTH]
+    ranked = sorted(narrow or known.values(), key=lambda s: s.macs * counts[s.signature])
+    swept = ranked[::-1]
     if runtime.name != "eager":
-        swept = [s for s in swept if s.type in MODULES]
+        swept = [s for s in swept if s.type in MODULES and _keeps_size(s)]
+    swept = swept[:SWEPT_LAYERS]
     if not swept:
         return ChannelDivisor(value=1, sweeps=[]), None
     time_them = _time_calls if runtime.name == "eager" else _time_rows
@@ -88,10 +94,7 @@ def _time_calls(
     progress: Progress | None,
 ) -> tuple[Sweeps, Rounds]:
     """Each layer by itself; a width's time is that with a narrow input and a narrow output."""
-    plans = {}
-    for spec in swept:
-        full, widths = spec.in_channels, sweep_widths(spec.in_channels)
-        plans[spec.signature] = [(full, w) for w in widths] + [(w, full) for w in widths[:-1]]
+    plans = {s.signature: [x for w in sweep_widths(_wide(s)) for x in _pair(s, w)] for s in swept}
     known = {spec.signature: spec for spec in swept}
     builder = Builder([(known[s], size) for s, sizes in plans.items() for size in sizes], setting)
     with torch.inference_mode():
@@ -112,15 +115,16 @@ def _time_calls(
             seed=seed,
             progress=progress,
         )
-    sweeps = {}
-    for spec in swept:
-        full = spec.in_channels
-        label = spec.signature + " at {} -> {}"
-        sweeps[spec.signature] = {
-            w: rounds.measurements[label.format(full, w)].median_s
-            + rounds.measurements[label.format(w, full)].median_s
-            for w in sweep_widths(full)
+    sweeps = {
+        spec.signature: {
+            w: sum(
+                rounds.measurements[f"{spec.signature} at {i} -> {o}"].median_s
+                for i, o in _pair(spec, w)
+            )
+            for w in sweep_widths(_wide(spec))
         }
+        for spec in swept
+    }
     return sweeps, rounds
 
 
@@ -136,9 +140,8 @@ def _time_rows(
     cases: dict[str, Case] = {}
     with torch.inference_mode():
         for spec in swept:
-            full = spec.in_channels
-            for width in sweep_widths(full):
-                sizes = [(full, width), (width, full)] * PAIRS
+            for width in sweep_widths(_wide(spec)):
+                sizes = _pair(spec, width) * PAIRS
                 made = [build(spec, i, o, setting.batch_size) for i, o in sizes]
                 row = nn.Sequential(
                     *(module for module, _ in made if isinstance(module, nn.Module))
@@ -157,11 +160,29 @@ def _time_rows(
     sweeps = {
         spec.signature: {
             w: rounds.measurements[f"{spec.signature} at {w}"].median_s
-            for w in sweep_widths(spec.in_channels)
+            for w in sweep_widths(_wide(spec))
         }
         for spec in swept
     }
     return sweeps, rounds
+
+
+def _wide(spec: LayerSpec) -> int:
+    return max(spec.in_channels, spec.out_channels)
+
+
+def _pair(spec: LayerSpec, width: int) -> list[tuple[int, int]]:
+    """Into the swept width and out of it; the other side stays as it is."""
+    narrow = min(spec.in_channels, spec.out_channels)
+    return [(narrow, width), (width, narrow)]
+
+
+def _keeps_size(spec: LayerSpec) -> bool:
+    """Whether several in a row all see the same map: a strided convolution does not."""
+    module, x = build(spec, spec.in_channels, spec.out_channels, 1)
+    return isinstance(module, nn.Module) and module(x).numel() * spec.in_channels == (
+        x.numel() * spec.out_channels
+    )
 
 
 def _named(progress: Progress | None) -> Progress | None:

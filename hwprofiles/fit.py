@@ -19,6 +19,9 @@ DIVISOR_CANDIDATES = (64, 32, 16, 8, 4, 2)
 # Rounding up to a multiple of the divisor may cost this share of what the added channels would cost
 # if time were proportional to them. 0 is a perfect staircase, 1 none at all.
 ROUNDING_TOLERANCE = 0.3
+# Blocks and vectors have up to so many channels. What is coarser has few multiples in a layer, and
+# has to be seen in two.
+USUAL_DIVISOR = 16
 # The dense widths count more: every search starts there, and ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
 WIDTHS_OF_WEIGHTS_FIT = (0.25, 0.5, 0.75, 1.0)
@@ -141,14 +144,18 @@ def find_channel_divisor(sweeps: Sequence[Mapping[int, float]]) -> int:
 def _rounds_for_free(sweeps: Sequence[Mapping[int, float]], divisor: int, grid: int) -> bool:
     """Whether rounding multiples of ``grid`` up to multiples of ``divisor`` is almost free."""
     extra = proportional = 0.0
+    judges = 0
     for seconds in sweeps:
         pairs = [(w, -(-w // divisor) * divisor) for w in seconds if w % grid == 0]
         pairs = [(w, up) for w, up in pairs if up in seconds]
         if len({up for _, up in pairs}) < 3:
             continue
+        judges += 1
         dense = seconds[max(seconds)]  # so that every layer counts the same
         extra += sum(seconds[up] - seconds[w] for w, up in pairs) / dense
         proportional += sum(seconds[w] * (up - w) / w for w, up in pairs) / dense
+    if judges < (1 if divisor <= USUAL_DIVISOR else 2):
+        return False
     return extra < ROUNDING_TOLERANCE * proportional
 
 

@@ -83,7 +83,7 @@ class Builder:
 
     def __init__(self, work: Sequence[tuple[LayerSpec, Widths]], setting: Setting) -> None:
         self.setting = setting
-        elements = max(_input_elements(spec, setting.batch_size) for spec, _ in work)
+        elements = max(_input_elements(spec, i, setting.batch_size) for spec, (i, _) in work)
         self.pool = InputPool(setting, elements)
         params = sum(spec.params_coefficients.at(*widths) for spec, widths in work)
         self.own = params * setting.dtype.itemsize <= MAX_OWN_BYTES
@@ -112,9 +112,9 @@ class Builder:
         return case
 
 
-def _input_elements(spec: LayerSpec, batch_size: int) -> int:
+def _input_elements(spec: LayerSpec, in_channels: int, batch_size: int) -> int:
     assert spec.operation is not None
-    shapes = [t.at(spec.in_channels, batch_size) for t in spec.operation.tensors()]
+    shapes = [t.at(in_channels, batch_size) for t in spec.operation.tensors()]
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 

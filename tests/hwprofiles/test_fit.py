@@ -77,6 +77,12 @@ def test_the_divisor_of_a_staircase_is_found(divisor: int) -> None:
     assert find_channel_divisor(noisy) == divisor
 
 
+def test_what_is_coarser_than_blocks_has_to_be_seen_twice() -> None:
+    one = staircase(192, 64, range(64, 193))
+    assert find_channel_divisor([one]) == 16
+    assert find_channel_divisor([one, staircase(256, 64, range(64, 257))]) == 64
+
+
 def test_no_sweep_means_no_divisor() -> None:
     assert find_channel_divisor([]) == 1
     assert find_channel_divisor([{16: 1e-5}]) == 1

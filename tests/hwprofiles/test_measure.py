@@ -93,6 +93,15 @@ def test_a_function_that_cannot_be_narrower_and_a_grouped_layer() -> None:
 
 
 @pytest.mark.usefixtures("no_memory_run")
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_a_network_without_square_layers_has_a_divisor_too(runtime: str) -> None:
+    model = nn.Sequential(nn.Conv2d(16, 48, 1), nn.ReLU(), nn.Conv2d(48, 16, 1))
+    profile = measure({"bottleneck": model}, (16, 4, 4), runtime=runtime, **QUICK)
+    sweeps = profile.cost_model.channel_divisor.sweeps
+    assert len(sweeps) == 2 and all(s.points[-1].channels == 48 for s in sweeps)
+
+
+@pytest.mark.usefixtures("no_memory_run")
 def test_nothing_is_left_changed() -> None:
     torch.manual_seed(3)
     model = TinyNet().train()
