@@ -169,6 +169,19 @@ def _end_to_end(
     )
 
 
+def timed_again(whole: EndToEnd, measured: Measurement) -> EndToEnd:
+    """The same network with another session's times."""
+    explained = whole.explained
+    return whole.model_copy(
+        update={
+            **_quartiles(measured),
+            "p90_s": measured.quantile(0.9),
+            "p99_s": measured.quantile(0.99),
+            "explained": explained and explained * whole.median_s / measured.median_s,
+        }
+    )
+
+
 def cost_model(divisor: ChannelDivisor, calibration: Calibration) -> CostModel:
     """The cost model as a profile holds it."""
     return CostModel(

@@ -6,7 +6,8 @@ networks, dense and cut at random, are measured, and the cost of every layer is 
 (:mod:`hwprofiles.network_fit`). What layers take alone stays in the profile, to be read.
 
 The dense networks were measured with their layers, too. Machines drift by some per cent between two
-such sessions; the fit takes this one's times, and the drift is written beside it.
+such sessions; costs and the dense networks' times are this one's, and the drift is written beside
+them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hwprofiles.assemble import (
     UNITS,
     coefficients_section,
     cost_model,
+    timed_again,
     weights_section,
 )
 from hwprofiles.candidates import Candidate, time_candidates
@@ -44,8 +46,6 @@ from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds
 
 # The dense networks count double: ratios to dense are taken of them.
 DENSE_WEIGHT = 2.0
-# Above this the two sessions disagree so much that the verdict is noisy.
-MAX_DRIFT = 0.05
 
 
 def uncalibrated(profile: Profile) -> Profile:
@@ -105,7 +105,7 @@ def calibrate(
         update={
             "drift": drift - 1,
             "wall_s": time.perf_counter() - begin if wall_s is None else wall_s,
-            "verdict": "noisy" if timed.verdict == "noisy" or abs(drift - 1) > MAX_DRIFT else "ok",
+            "verdict": timed.verdict,
         }
     )
     weights = _weights(specs, made, seconds, profile.workload)
@@ -113,6 +113,9 @@ def calibrate(
         update={
             "weights": weights,
             "layers": [_ranged(layer, made) for layer in profile.layers],
+            "dense": {
+                m: timed_again(profile.dense[m], timed.measurements[f"dense {m}"]) for m in dense
+            },
         }
     )
     return _with(profile, calibration, dense).require_possible()
