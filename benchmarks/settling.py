@@ -1,10 +1,10 @@
-"""Do the gates settle, and what does it cost? Estimators, rates and polarisation, with seeds.
+"""Do the gates settle, and what does it cost? Estimators, rates and times, with seeds.
 
     python benchmarks/settling.py -o runs/settling [--seeds 0 1 2] [--jobs 4]
 
 ResNet-20 on the embedded digits, searched to half its MACs, one thread a training. From the
-default settings one thing is changed at a time: the estimator, theta's rate, the polarising term,
-when everything is decided, and how long the training is (the longest with the first seed only).
+default settings one thing is changed at a time: the estimator, theta's rate, when everything is decided,
+and how long the training is (the longest with the first seed only).
 Finished runs are not repeated. Writes docs/results/settling.csv (a row a run) and the table in
 docs/results/settling.md. About half an hour on four cores.
 """
@@ -41,8 +41,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ramp to 8 %, freeze at 10 %": {"search.ramp": 0.06, "search.freeze": 0.1},
     "fixed level": LEVEL,
     "fixed level, straight-through": LEVEL | {"search.estimator": "straight_through"},
-    "fixed level, no polarisation": LEVEL | {"search.polarize": 0},
-    "fixed level, polarisation x 2": LEVEL | {"search.polarize": 2},
 }
 LENGTHS = (10, 40, 180)  # epochs
 

@@ -126,6 +126,11 @@ class Weights(Section):
         """1 - alpha."""
         return 1.0 - self.alpha
 
+    @property
+    def parameters_are_free(self) -> bool:
+        """Whether parameters cost nothing that could be measured, so that alpha is 1."""
+        return self.alpha == 1.0
+
 
 class LatencyCoefficients(Section):
     """Seconds a call at the workload's batch size."""

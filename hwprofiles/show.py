@@ -47,7 +47,9 @@ def show_summary(profile: Profile) -> None:
         table.add_row("doubtful", doubt)
     table.add_row("layer constant kappa", f"{profile.kappa:.3f}")
     table.add_row("compute weight alpha", f"{profile.alpha:.3f}")
-    table.add_row("parameter weight 1 - alpha", f"{profile.weights.parameter_weight:.3f}")
+    free = "; parameters cost nothing measurable" if profile.weights.parameters_are_free else ""
+    weight = f"{profile.weights.parameter_weight:.3f}{free}"
+    table.add_row("parameter weight 1 - alpha", weight)
     table.add_row("channel divisor", str(profile.channel_divisor))
     table.add_row("calibration", _calibration(profile.calibration))
     for model, dense in profile.dense.items():

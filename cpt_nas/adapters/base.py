@@ -88,6 +88,7 @@ class Branch:
             the branch cannot go (then it has no branch gate).
         reason: why not, where ``remove`` is None.
         uncut: why further units of it cannot be cut; '' where all can.
+        projection: the module on the skip connection; '' where the skip passes the input itself.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Branch:
     remove: Callable[[nn.Module], nn.Module] | None
     reason: str = ""
     uncut: str = ""
+    projection: str = ""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def _branch(block: nn.Module, whole: Remainder, index: int) -> Branch:
         layers=(*alone, *scales, *calls, *chain.calls),
         remove=remove,
         uncut=uncut,
+        projection=chain.base,
     )
 
 
@@ -167,7 +168,8 @@ def chain_block(
         multiply = [*here, *drop][-1]
         scaled = scale and getattr(block, scale, None) is not None
         folds = (scale,) if scaled else tail(block, here)
-        return [Branch("", groups, folds, multiply, layers, remove, uncut=uncut)]
+        on_skip = shortcut if projected else ""
+        return [Branch("", groups, folds, multiply, layers, remove, "", uncut, on_skip)]
 
     REGISTRY.add(*classes)(adapter)
 

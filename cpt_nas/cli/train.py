@@ -34,6 +34,24 @@ def train(
     ] = None,
     params_budget: Annotated[str | None, typer.Option(help="150k, or a share.")] = None,
     macs_budget: Annotated[str | None, typer.Option(help="20M, or a share.")] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="complexity|latency",
+            help="What is charged: MACs, parameters and layers (eqs. 9-13), or the profile's "
+            "seconds a layer.",
+        ),
+    ] = None,
+    log_gamma: Annotated[
+        float | None, typer.Option(help="Pruning level, in place of budgets.")
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Computation (1) against parameters (0), under --cost complexity."),
+    ] = None,
+    kappa: Annotated[
+        float | None, typer.Option(help="Layers against units, under --cost complexity.")
+    ] = None,
     set_: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
     resume: Annotated[
@@ -56,6 +74,8 @@ def train(
 
       cpt-nas train --recipe digits --params-budget 150k --macs-budget 0.5
 
+      cpt-nas train --recipe digits --profile cpu.yaml --cost complexity --log-gamma 0.1
+
       cpt-nas train --recipe digits --dense -o runs/dense
 
       cpt-nas train --resume runs/cpu
@@ -67,8 +87,10 @@ def train(
 
     amounts = {"latency": latency_budget, "params": params_budget, "macs": macs_budget}
     budgets = {f"{m}_budget": amount for m, amount in amounts.items() if amount is not None}
+    stated = {"cost": cost, "log_gamma": log_gamma, "alpha": alpha, "kappa": kappa}
+    law = {name: value for name, value in stated.items() if value is not None}
     if resume is not None:
-        if any((recipe, set_, profile, output, dense, allow_foreign, budgets)):
+        if any((recipe, set_, profile, output, dense, allow_foreign, budgets, law)):
             raise ConfigError("--resume: takes the run's own recipe; give no other option with it")
         with resumable(resume):
             result = run(read_recipe(resume), resume, resume=True)
@@ -76,8 +98,8 @@ def train(
         return
     if recipe is None:
         raise ConfigError("--recipe: is missing; name a YAML file, or --resume a run folder")
-    loaded = with_search(load_recipe(recipe, set_ or ()), profile, dense, allow_foreign, budgets)
-    start(loaded, output)
+    loaded = load_recipe(recipe, set_ or ())
+    start(with_search(loaded, profile, dense, allow_foreign, budgets | law), output)
 
 
 def retrain(
@@ -167,21 +189,25 @@ def with_search(
     profile: str | None = None,
     dense: bool = False,
     allow_foreign: bool = False,
-    budgets: Mapping[str, str] | None = None,
+    stated: Mapping[str, str | float] | None = None,
 ) -> Recipe:
-    """The recipe with a search under ``profile`` and ``budgets``, or without a search.
+    """The recipe with a search under ``profile`` and what is stated, or without a search.
 
-    Budgets replace those of the recipe, and its log_gamma.
+    Args:
+        stated: keys of the search section. A budget or a log_gamma replaces all budgets of the
+            recipe and its log_gamma.
     """
     values: dict[str, Any] = recipe.model_dump()
-    if dense and (profile is not None or budgets):
-        raise ConfigError("--dense: leaves the search out, so --profile and budgets have no use")
-    if budgets:
-        name = f"--{next(iter(budgets)).replace('_', '-')}"
+    if dense and (profile is not None or stated):
+        used = "--profile" if not stated else f"--{next(iter(stated)).replace('_', '-')}"
+        raise ConfigError(f"--dense: leaves the search out, so {used} has no use")
+    if stated:
+        name = f"--{next(iter(stated)).replace('_', '-')}"
         if values["search"] is None:
             raise ConfigError(f"{name}: the recipe has no search section to use it")
-        stated = dict.fromkeys(f"{m}_budget" for m in MEASURES) | dict(budgets)
-        values["search"] |= stated | {"log_gamma": None}
+        levels = (*(f"{m}_budget" for m in MEASURES), "log_gamma")
+        replaced = dict.fromkeys(levels) if stated.keys() & set(levels) else {}
+        values["search"] |= replaced | dict(stated)
     if dense:
         values["search"] = None
     elif profile is not None:

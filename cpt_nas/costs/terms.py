@@ -18,6 +18,7 @@ class Term:
         branch: name of the branch it vanishes with, or None.
         group_in, group_out: 'branch/group' whose units are its channels, or None.
         width_in, width_out: channels a unit there; the full width where no group.
+        projection: it is on a skip connection, which the papers do not count among the layers.
     """
 
     layer: LayerSpec
@@ -26,6 +27,7 @@ class Term:
     group_out: str | None
     width_in: float
     width_out: float
+    projection: bool = False
 
 
 PARAMETER = "parameter"
@@ -40,6 +42,7 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[PrunableBranch]
     produced: dict[str, tuple[str, int]] = {}
     consumed: dict[str, tuple[str, int]] = {}
     sizes: dict[str, int] = {}
+    skips = [absolute(f.block, f.branch.projection) for f in branches if f.branch.projection]
     for found in branches:
         prefixes = [absolute(found.block, p) for p in found.branch.layers]
         for layer in layers:
@@ -71,9 +74,8 @@ def place_layers(layers: Sequence[LayerSpec], branches: Sequence[PrunableBranch]
             if group_in is not None:
                 width_in = layer.in_channels / sizes[group_in]
             group_out, width_out = None, layer.out_channels
-        terms.append(
-            Term(layer, branch_of.get(layer.name), group_in, group_out, width_in, width_out)
-        )
+        branch, on_skip = branch_of.get(layer.name), any(owns(s, layer.name) for s in skips)
+        terms.append(Term(layer, branch, group_in, group_out, width_in, width_out, on_skip))
     return terms
 
 

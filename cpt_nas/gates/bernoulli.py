@@ -64,7 +64,6 @@ class BernoulliGate(nn.Module):
         self.theta = nn.Parameter(torch.full((size,), float(theta)))
         self.register_buffer("mask", torch.ones(size), persistent=False)
         self.register_buffer("index", torch.arange(size))
-        self.register_buffer("marginal_cost", torch.zeros(size))
         self.register_buffer("memory", torch.zeros(6, size))
         self._owner: list[BernoulliGate] = []  # in a list, so that it is no submodule
         self._drawn: Tensor | None = None

@@ -34,6 +34,7 @@ from cpt_nas.report.axes import (
     wrapped,
 )
 from cpt_nas.report.tables import (
+    count_layers,
     cross_table,
     noisy_cells,
     removed,
@@ -67,7 +68,8 @@ def layers_figure(layers: pd.DataFrame, name: str) -> Figure:
     lines = axes[0].get_lines()
     handles = [lines[0], lines[1], Patch(color=GONE_COLOR)]
     legend_above(axes[0], handles, ["dense", "after the search", "removed"])
-    figure.suptitle(f"{literal(name)}: {int((~gone).sum())} of {len(weights)} weight layers left")
+    left_now, dense = count_layers(layers)
+    figure.suptitle(f"{literal(name)}: {left_now:.0f} of {dense:.0f} weight layers left")
     return figure
 
 

@@ -164,8 +164,9 @@ def _runs(runs: Sequence[Run], table: pd.DataFrame, latency: Latency) -> Section
     return Section(
         "Runs",
         "fPR and pPR are the percentages of the dense network's MACs and parameters that are"
-        " gone. Layers counts convolutions and linear layers. Training load is what training cost"
-        " in MACs, over what the dense network would have cost.",
+        " gone. Layers counts convolutions and linear layers, but for those on skip connections."
+        " Training load is what training cost in MACs, over what the dense network would have"
+        " cost.",
         notes,
         {"": shown},
     )

@@ -26,8 +26,9 @@ class RunRow:
         params_dense: parameters of the dense network.
         fPR: percent of the dense network's multiply-adds that are gone.
         pPR: percent of the dense network's parameters that are gone.
-        layers_left: convolutions and linear layers that are left.
-        layers: convolutions and linear layers of the dense network.
+        layers_left: convolutions and linear layers that are left, projections on skip
+            connections not counted.
+        layers: those of the dense network.
         branches_left: branches that are left.
         branches: branches of the dense network.
         units_left: units that are left.

@@ -184,10 +184,14 @@ def removed(layers: pd.DataFrame) -> pd.Series:
 
 
 def count_layers(layers: pd.DataFrame | None) -> tuple[float, float]:
-    """(weight layers left, weight layers of the dense network); NaN where unknown."""
+    """(weight layers left, those of the dense network), as the papers count them; NaN: unknown.
+
+    A projection on a skip connection is none: a ResNet-50 has 50 of them.
+    """
     if layers is None:
         return NAN, NAN
     weights = weight_layers(layers)
+    weights = weights[~weights["projection"].astype(bool)]
     return len(weights) - int(removed(weights).sum()), len(weights)
 
 

@@ -26,35 +26,22 @@ class FixedLevel:
         regularizer: of the gated model.
         schedule: of log gamma.
         rate: Adam's, for theta.
-        polarize: weight of a term theta (1 - theta), scaled by what each gate is charged with
-            everything open. It is zero at 0 and 1.
     """
 
-    def __init__(
-        self, regularizer: Regularizer, schedule: LevelSchedule, rate: float, polarize: float
-    ) -> None:
-        self.regularizer, self.schedule, self.polarize = regularizer, schedule, polarize
+    def __init__(self, regularizer: Regularizer, schedule: LevelSchedule, rate: float) -> None:
+        self.regularizer, self.schedule = regularizer, schedule
         self.gated = regularizer.gated
         self.budgets: dict[str, float] = {}
         self.allocations: list[dict[str, Any]] = []
         self._dense_objective = regularizer.dense_objective()
-        gates = self.gated.all_gates()
-        for gate, cost in zip(gates, regularizer.open_marginal_costs()):
-            gate.register_buffer("marginal_cost", cost.detach().to(gate.theta).clone())
-        self.theta_optimizer = torch.optim.Adam([gate.theta for gate in gates], lr=rate)
+        thetas = [gate.theta for gate in self.gated.all_gates()]
+        self.theta_optimizer = torch.optim.Adam(thetas, lr=rate)
 
     def levels(self, step: int) -> Levels:
         return [(OBJECTIVE, self.schedule.level(step))]
 
     def penalty(self, step: int) -> Tensor:
-        value = self.regularizer.value(self.levels(step))
-        gates = self.gated.all_gates()
-        if self.polarize and gates:
-            hang = torch.stack(
-                [(g.get_buffer("marginal_cost") * g.theta * (1 - g.theta)).sum() for g in gates]
-            )
-            value = value + self.polarize * self.schedule.level(step) * hang.sum()
-        return value
+        return self.regularizer.value(self.levels(step))
 
     def update(self, step: int, slopes: Sequence[Tensor]) -> None:
         for gate, new in zip(self.gated.all_gates(), slopes, strict=True):

@@ -15,6 +15,8 @@ from cpt_nas.costs.cost_model import CostModel
 from cpt_nas.gates.gated_model import GatedModel
 from cpt_nas.pruning.search_space import group_key
 from cpt_nas.search.estimates import BranchState, MarginalCosts, make_divisible
+from cpt_nas.search.law import Law
+from cpt_nas.search.settings import LATENCY
 
 OBJECTIVE = "objective"
 """The name of what is charged by the law, beside the measures' own names."""
@@ -29,22 +31,17 @@ class Regularizer:
     Args:
         gated: the model with its gates.
         cost: its costs, with 'latency' where that is charged or has a budget.
-        law: 'latency' or 'complexity': what OBJECTIVE means.
-        alpha: computation (1) against parameters (0), under 'complexity'.
-        kappa: layers against units, under 'complexity'.
+        law: what OBJECTIVE means.
 
     Attributes:
         dense: the dense network's costs: s or counts.
-        layers: L, the branches that are searched.
+        layers: L of eq. 13.
     """
 
-    def __init__(
-        self, gated: GatedModel, cost: CostModel, law: str, alpha: float, kappa: float
-    ) -> None:
+    def __init__(self, gated: GatedModel, cost: CostModel, law: Law) -> None:
         self.gated, self.cost, self.law = gated, cost, law
-        self.alpha, self.kappa = alpha, kappa
         self.dense = cost.of_structure(gated.structure)
-        self.layers = len(gated.branches)
+        self.layers = law.layers
 
     # ---- costs --------------------------------------------------------------------------------
 
@@ -133,11 +130,12 @@ class Regularizer:
 
     def objective(self, costs: Mapping[str, Tensor], branches: Tensor | float) -> Tensor:
         """The regularizer over log gamma: eq. 11 with eq. 13 put in, or latency in its place."""
-        if self.law == "latency":
-            return self.layers * costs["latency"] / self.dense["latency"]
-        work = self.alpha * costs["macs"] / self.dense["macs"]
-        size = (1.0 - self.alpha) * costs["params"] / self.dense["params"]
-        return self.layers * (work + size) + self.kappa * branches
+        alpha, kappa = self.law.alpha.value, self.law.kappa.value
+        if alpha is None:
+            return self.layers * costs[LATENCY] / self.dense[LATENCY]
+        work = alpha * costs["macs"] / self.dense["macs"]
+        size = (1.0 - alpha) * costs["params"] / self.dense["params"]
+        return self.layers * (work + size) + (kappa or 0.0) * branches
 
     def charged(self, name: str, costs: Mapping[str, Tensor], branches: Tensor) -> Tensor:
         """What one level is the price of: the objective, or one measure's share a layer."""
@@ -146,15 +144,18 @@ class Regularizer:
         return self.layers * costs[name] / self.dense[name]
 
     def dense_objective(self) -> float:
-        """The objective with every gate open."""
+        """The objective with every gate open: L, or L (1 + kappa)."""
         full = dict(zip(self.cost.names, self.cost(*self.gated.theta(dense=True))))
         return float(self.objective(full, self.layers))
 
     def branch_sum(self) -> Tensor:
-        """The expected number of branches."""
+        """The expected number of layers: L less what the branches' gates close."""
         branches, _ = self.gated.theta()
-        live = [branches[n].double().sum() for n in self.gated.branches if n in branches]
-        return torch.stack([self.cost.widths.new_zeros(()), *live]).sum()
+        closed = self.cost.widths.new_zeros(())
+        for name, found in self.gated.branches.items():
+            if found.branch.remove is not None:
+                closed = closed + (1.0 - branches[name].double().sum() if name in branches else 1.0)
+        return self.layers - closed
 
     def value(self, levels: Levels) -> Tensor:
         """The regularizer, exact in theta, a float64 scalar."""
@@ -174,17 +175,3 @@ class Regularizer:
             parts = [level * self.charged(name, costs, branches) for name, level in levels]
             price = torch.stack(parts).sum()
         return list(torch.autograd.grad(price, [g.theta for g in gates]))
-
-    def open_marginal_costs(self) -> list[Tensor]:
-        """What every gate adds to the objective where everything is open, [K] a gate."""
-        thetas = [gate.theta for gate in self.gated.all_gates()]
-        if not thetas:
-            return []
-        before = [theta.detach().clone() for theta in thetas]
-        for theta in thetas:
-            theta.data.fill_(1.0)
-        objective = self.objective(self.costs(), self.branch_sum())
-        gradients = torch.autograd.grad(objective, thetas)
-        for theta, value in zip(thetas, before):
-            theta.data.copy_(value)
-        return list(gradients)

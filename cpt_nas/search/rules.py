@@ -7,7 +7,7 @@ from cpt_nas.search.budget_controller import BudgetController
 from cpt_nas.search.fixed_level import FixedLevel
 from cpt_nas.search.regularizer import OBJECTIVE, Regularizer
 from cpt_nas.search.schedules import LevelSchedule
-from cpt_nas.search.settings import LOG_GAMMA, SearchSettings
+from cpt_nas.search.settings import SearchSettings
 from cpt_nas.search.update_rule import UpdateRule
 
 
@@ -24,9 +24,10 @@ def make_update_rule(
     )
     rate = settings.rate()
     if not bounds:
-        level = LOG_GAMMA if settings.log_gamma is None else settings.log_gamma
+        level = regularizer.law.log_gamma.value
+        assert level is not None, "only a budget leaves it open"
         ramp = LevelSchedule(level, settings.warmup_steps, settings.ramp_steps)
-        return FixedLevel(regularizer, ramp, rate, settings.polarize)
+        return FixedLevel(regularizer, ramp, rate)
     schedule = settings.budget_schedule()
     freeze = settings.freeze_step or schedule.end + schedule.ramp
     return BudgetController(

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from cpt_nas.costs.cost_model import build_cost
+from cpt_nas.costs.sections import count_sections
 from cpt_nas.gates.gated_model import Copies, GatedModel, Kept, averaged_copies
 from cpt_nas.pruning import optimizer_state, surgery
 from cpt_nas.pruning.origin import explore
@@ -30,11 +31,12 @@ from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, cut_to
 from cpt_nas.search import backward, importance, records
 from cpt_nas.search.estimates import BranchEstimate, BranchState, by_theta, differing
+from cpt_nas.search.law import Law, law_in_force
 from cpt_nas.search.regularizer import Regularizer
 from cpt_nas.search.result import SearchResult
 from cpt_nas.search.resume import saved_structure
 from cpt_nas.search.rules import make_update_rule
-from cpt_nas.search.settings import SearchSettings, charged_cost, is_timed
+from cpt_nas.search.settings import SearchSettings, is_timed
 from hwprofiles import Profile
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
@@ -48,7 +50,6 @@ class Search:
         space: the model's whole search space.
         dense: the uncut model's structure.
         cost: the model's costs at any structure.
-        cost_name: what is charged: 'latency', 'complexity', or the budgets' measures.
         regularizer: what the gates are charged.
         rule: the update rule of theta.
         steps: optimizer steps taken.
@@ -80,8 +81,8 @@ class Search:
             self.channel_divisor = settings.channel_divisor
         else:
             self.channel_divisor = profile.channel_divisor if profile is not None else 1
+        timed = is_timed(settings, profile is not None)
         self._start = copy.deepcopy(model).cpu() if settings.rewind else None
-        self.cost_name = charged_cost(settings, profile)
         self.space = find_branches(model)
         self.dense, strange = explore(model, self.space, example_input, model_kwargs)
         self.gated = GatedModel(
@@ -94,7 +95,6 @@ class Search:
             seed=settings.seed,
         )
         # Traced on the plain model, before the gates are in place.
-        timed = is_timed(settings, self.cost_name)
         try:
             self.cost = build_cost(model, example_input, self.space, profile if timed else None)
         except (RuntimeError, AssertionError) as error:  # the model's own
@@ -102,16 +102,10 @@ class Search:
             shape = tuple(example_input.shape)
             raise ValueError(f"example_input: {shape} does not fit the model: {said}") from error
         self.cost.to(next(model.parameters()).device)
-        weights = profile.weights if profile is not None else None
-        default_alpha = weights.alpha if weights is not None else 0.5
-        default_kappa = weights.kappa if weights is not None else 0.0
-        self.regularizer = Regularizer(
-            self.gated,
-            self.cost,
-            self.cost_name,
-            default_alpha if settings.alpha is None else settings.alpha,
-            default_kappa if settings.kappa is None else settings.kappa,
-        )
+        removable = sum(f.branch.remove is not None for f in self.gated.branches.values())
+        layers = count_sections(self.space, self.cost.terms)
+        law = law_in_force(settings, profile, removable, layers)
+        self.regularizer = Regularizer(self.gated, self.cost, law)
         self.rule = make_update_rule(self.regularizer, settings, self.channel_divisor)
         self._loss_scale = backward.LossScale(self.cost.widths.device)
         self._optimizers: list[torch.optim.Optimizer] = []  # what step() was given
@@ -121,6 +115,11 @@ class Search:
     @property
     def model(self) -> nn.Module:
         return self.gated.model
+
+    @property
+    def law(self) -> Law:
+        """What is charged, its three numbers, and where each comes from."""
+        return self.regularizer.law
 
     @property
     def gates(self) -> nn.ModuleDict:
@@ -144,7 +143,7 @@ class Search:
         return (
             f"Search of {dense.architecture or type(self.model).__name__}, step {self.steps},"
             f" {state}\n"
-            f"  charged: {self.cost_name}, {budgets or f'log_gamma {self.log_gamma:.4g}'};"
+            f"  charged: {self.law.cost}, {budgets or f'log_gamma {self.log_gamma:.4g}'};"
             f" expected cost {self.expected_cost():.3f} of dense\n"
             f"  left: {left.branches_left} of {dense.branches_left} branches,"
             f" {left.units_left} of {dense.units_left} units"
@@ -175,8 +174,9 @@ class Search:
         live = self.live_costs()
         return {
             "log_gamma": self.log_gamma,
-            "alpha": self.regularizer.alpha,
-            "kappa": self.regularizer.kappa,
+            "alpha": self.law.alpha.value,
+            "kappa": self.law.kappa.value,
+            "law": self.law.as_data(),
             "budgets": self.rule.budgets,
             "binding": self.rule.binding(),
             "reached": {measure: live[measure] for measure in self.rule.budgets},

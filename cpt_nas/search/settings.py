@@ -15,7 +15,10 @@ from cpt_nas.gates.bernoulli import ESTIMATORS
 from cpt_nas.search.budgets import MEASURES, Amount, parse_amount
 from cpt_nas.search.schedules import ESTIMATION, BudgetSchedule
 from cpt_nas.sections import Section
-from hwprofiles import Profile, Target
+from hwprofiles import Target
+
+COMPLEXITY, LATENCY = "complexity", "latency"
+
 
 THETA_LR, MOST_THETA_LR = 0.02, 0.1
 
@@ -24,9 +27,6 @@ CROSSINGS = 5  # of theta's range that the search leaves time for
 
 
 CLOSED_AFTER = 2 / 3  # of theta's range between two allocations, under a budget
-
-
-LOG_GAMMA = 0.02
 
 
 MOST = 1_000_000  # of whatever is counted or multiplied; float32 holds its square
@@ -41,10 +41,12 @@ class _Search(Section):
         macs_budget: '20M', or a share. Of several budgets all hold.
         log_gamma: pruning level, the price of the whole network a branch (eq. 13); where there is
             a budget, it follows from that.
-        alpha: computation (1) against parameters (0); default: the profile's, else 0.5.
-        kappa: layers against units; default: the profile's, else 0.
         cost: what is charged: 'latency' (the profile's seconds a layer) or 'complexity' (eqs.
             9-13); default: the budgets' own measures, else latency where a profile is given.
+        alpha: computation (1) against parameters (0), where the cost is complexity; default: the
+            profile's, else 0.5.
+        kappa: layers against units, where the cost is complexity and branches have gates; default:
+            the profile's, else 0.
         gate: 'both', 'layers' (concurrent layer pruning) or 'units' (unit pruning only).
         estimator: how theta's gradient is estimated from the samples, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
@@ -52,9 +54,6 @@ class _Search(Section):
             before the freeze, and at least 0.02. With a budget, what theta moves in a step while
             the target falls; default: two thirds of its range between two allocations.
         threshold: a gate whose theta is at or below it is removed for good.
-        polarize: weight of a term theta (1 - theta), scaled by each gate's own marginal cost; it is
-            zero at 0 and 1, so it favours no structure, and pushes hanging gates to a side. With a
-            budget nothing hangs, and there is no such term.
         cut_interval: steps between two checks of what can be cut.
         estimation: with a budget, the share of the ramp in which the gates' importance is only
             estimated; then the cost falls.
@@ -71,15 +70,14 @@ class _Search(Section):
     params_budget: str | float | None = None
     macs_budget: str | float | None = None
     log_gamma: float | None = Field(default=None, ge=0, le=MOST)
+    cost: Literal["latency", "complexity"] | None = None
     alpha: float | None = Field(default=None, ge=0, le=1)
     kappa: float | None = Field(default=None, ge=0, le=MOST)
-    cost: Literal["latency", "complexity"] | None = None
     gate: Literal["both", "layers", "units"] = "both"
     estimator: str = "endpoint"
     theta_init: float = Field(default=1.0, gt=0, le=1)
     theta_lr: float | None = Field(default=None, gt=0, le=1)
     threshold: float = Field(default=0.1, ge=0, lt=0.5)
-    polarize: float = Field(default=1.0, ge=0, le=MOST)
     cut_interval: int = Field(default=25, gt=0, le=MOST)
     estimation: float = Field(default=ESTIMATION, ge=0, lt=1)
     rewind: bool = False
@@ -196,6 +194,11 @@ class SearchConfig(_Search):
             raise ValueError(f"rewind: needs a freeze before the end (freeze is {self.freeze})")
         return self
 
+    @model_validator(mode="after")
+    def _acting(self) -> Self:
+        check_acting(self, charged_cost(self, self.profile is not None))
+        return self
+
     def settings(self, total_steps: int, seed: int) -> SearchSettings:
         """The same for :func:`cpt_nas.attach`, in steps."""
         same = {name: getattr(self, name) for name in _Search.model_fields}
@@ -212,20 +215,36 @@ class SearchConfig(_Search):
         )
 
 
-def charged_cost(settings: SearchSettings, profile: Profile | None) -> str:
-    """What is charged: 'latency', 'complexity', or the budgets' measures joined by '+'.
+def charged_cost(settings: _Search, has_profile: bool) -> str:
+    """What is charged: 'latency', 'complexity', or the budgets' measures joined by '+'."""
+    default = LATENCY if has_profile else COMPLEXITY
+    return settings.cost or "+".join(settings.amounts()) or default
+
+
+def is_timed(settings: _Search, has_profile: bool) -> bool:
+    """Whether the profile's seconds are among the costs that a search needs.
 
     Raises:
-        ValueError: it needs a profile and there is none.
+        ValueError: they are, and there is no profile.
     """
     measures = settings.amounts()
-    if profile is None and (settings.cost == "latency" or "latency" in measures):
-        name = "latency_budget" if "latency" in measures else "cost: 'latency'"
+    timed = LATENCY in (charged_cost(settings, has_profile), *measures)
+    if timed and not has_profile:
+        name = "latency_budget" if LATENCY in measures else "cost: 'latency'"
         raise ValueError(f"{name}: needs a profile; cpt-nas profile MODEL measures one")
-    default = "latency" if profile is not None else "complexity"
-    return settings.cost or "+".join(measures) or default
+    return timed
 
 
-def is_timed(settings: SearchSettings, cost: str) -> bool:
-    """Whether the profile's seconds are among the costs that a search needs."""
-    return cost == "latency" or "latency" in settings.amounts()
+def check_acting(settings: _Search, cost: str) -> None:
+    """Whether alpha and kappa, where they are given, have a part in what is charged.
+
+    Raises:
+        ValueError: one has none.
+    """
+    for name in ("alpha", "kappa"):
+        value = getattr(settings, name)
+        if value is not None and cost != COMPLEXITY:
+            raise ValueError(
+                f"{name}: {value}, has no effect where {cost} is charged; leave it out, or set "
+                f"cost: {COMPLEXITY}"
+            )

@@ -92,7 +92,8 @@ def begin(
         saved: what the training was restored from; None where it begins.
     """
     if state.epoch < recipe.train.epochs:
-        run_folder.start(output, recipe, profile, state.given)
+        law = None if state.search is None else state.search.law
+        run_folder.start(output, recipe, profile, state.given, law)
     if saved is None:
         save_last(state, output, recipe, data)
         return

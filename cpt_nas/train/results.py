@@ -104,7 +104,7 @@ def finish(
         wall_s=state.wall_s,
         seed=recipe.train.seed,
         epochs=recipe.train.epochs,
-        cost=search.cost_name if search is not None else "none",
+        cost=search.law.cost if search is not None else "none",
         profile=search.profile.name if search is not None and search.profile else None,
         profile_fingerprint=(
             search.profile.fingerprint_id if search is not None and search.profile else None

@@ -22,6 +22,7 @@ import pandas as pd
 import hwprofiles
 from cpt_nas.costs.cost_model import CostModel
 from cpt_nas.pruning.structure import Structure, load_structure
+from cpt_nas.search.law import Law
 from cpt_nas.search.records import ALLOCATION_COLUMNS, REMOVED_COLUMNS, TRACE_COLUMNS
 from cpt_nas.search.search import Search
 from cpt_nas.sections import ConfigError
@@ -47,13 +48,18 @@ PACKAGES = ("torch", "torchvision", "timm", "fvcore", "cpt-nas")
 
 
 def start(
-    output: Path, recipe: Recipe, profile: Profile | None, given: Structure | None = None
+    output: Path,
+    recipe: Recipe,
+    profile: Profile | None,
+    given: Structure | None = None,
+    law: Law | None = None,
 ) -> None:
     """Write what is known before the first step, in a folder that is there.
 
     Args:
         profile: of the search; the run's own copy is what it goes on with.
         given: the structure that the model is cut to before training, likewise.
+        law: of the search.
     """
     write_whole(output / RECIPE, recipe.to_yaml())
     write_whole(output / ARGS, dump_yaml(recipe.flat()))
@@ -61,12 +67,14 @@ def start(
         write_structure(output, given)
     if profile is not None:
         hwprofiles.save(profile, output / PROFILE)
-    write_running(output, recipe)
+    write_running(output, recipe, law)
 
 
-def write_running(output: Path, recipe: Recipe) -> None:
+def write_running(output: Path, recipe: Recipe, law: Law | None) -> None:
     """result.json of a run that goes on."""
-    running = {"status": "running", "kind": recipe.kind, "model": recipe.model.name}
+    running: dict[str, Any] = {"status": "running", "kind": recipe.kind}
+    running["model"] = recipe.model.name
+    running |= {} if law is None else {"law": law.as_data()}
     _write_json(output, running | provenance())
 
 
@@ -109,7 +117,9 @@ def write_structure(output: Path, structure: Structure) -> None:
 def write_layers(output: Path, cost: CostModel, dense: Structure, structure: Structure) -> None:
     """layers.csv: every layer's MACs and parameters before and after."""
     rows = [
-        dataclasses.asdict(LayerRow(term.layer.name, term.layer.type, term.branch or "", *costs))
+        dataclasses.asdict(
+            LayerRow(term.layer.name, term.layer.type, term.branch or "", term.projection, *costs)
+        )
         for term, *costs in zip(
             cost.terms,
             cost.per_layer(dense, "macs"),

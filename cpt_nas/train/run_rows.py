@@ -63,6 +63,7 @@ class LayerRow:
         name: the layer's path in the model.
         type: what it is, such as conv2d.
         branch: the branch that it vanishes with; empty where there is none.
+        projection: whether it is on a skip connection.
         macs_dense: multiply-adds before the search.
         params_dense: parameters before the search.
         macs: multiply-adds after it; 0 where the branch is gone.
@@ -72,6 +73,7 @@ class LayerRow:
     name: str
     type: str
     branch: str
+    projection: bool
     macs_dense: float
     params_dense: float
     macs: float
@@ -104,8 +106,10 @@ class Result:
         test_loss: mean cross-entropy on the test images.
         profile_fingerprint: identifies the machine and software of the profile.
         log_gamma: pruning level at the end.
-        alpha: weight of computation against parameters.
-        kappa: weight of layers against units.
+        alpha: weight of computation against parameters; null where it has no part in the cost.
+        kappa: weight of layers against units; null where it has no part in the cost.
+        law: what was charged: ``cost``, ``layers`` (L of eq. 13), ``notes``, and of ``log_gamma``,
+            ``alpha`` and ``kappa`` the ``value`` and the ``origin``. It is there from the start.
         budgets: measure to upper bound, in seconds or counts.
         binding: the budget that is nearest to being broken.
         reached: measure to what was reached, in seconds or counts.
@@ -142,6 +146,7 @@ class Result:
     log_gamma: float | None = None
     alpha: float | None = None
     kappa: float | None = None
+    law: dict[str, Any] | None = None
     budgets: dict[str, float] | None = None
     binding: str | None = None
     reached: dict[str, float] | None = None

@@ -73,6 +73,9 @@ def train(
         data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
         given = given_structure(recipe, saved, output / run_folder.STRUCTURE if resume else None)
         state = build_training(recipe, data, device, profile, given)
+        if state.search is not None:
+            for line in state.search.law.lines():
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         if saved is not None:
             checkpoint.restore_checkpoint(state, saved, output, data, device)
         if rank == 0:

@@ -22,18 +22,19 @@ KWARGS = {"layers": [1, 1, 1], "channels": [4, 8, 8], "num_classes": 2, "in_chan
 INPUT = (1, 8, 8)
 QUIET = Console(quiet=True)
 
-# name, type, branch, MACs and parameters dense, after: made up, round
+# name, type, branch, projection, MACs and parameters dense, after: made up, round
 LAYERS = [
-    ("conv1", "conv2d", "", 100, 10, 100, 10),
-    ("bn1", "batch_norm2d", "", 8, 8, 8, 8),
-    ("layer1.0.conv1", "conv2d", "layer1.0", 200, 20, 0, 0),
-    ("layer1.0.conv2", "conv2d", "layer1.0", 200, 20, 0, 0),
-    ("layer2.0.conv1", "conv2d", "layer2.0", 200, 20, 150, 15),
-    ("layer2.0.conv2", "conv2d", "layer2.0", 200, 20, 150, 15),
-    ("layer2.0:add", "add", "layer2.0", 0, 0, 0, 0),
-    ("fc", "linear", "", 92, 22, 92, 22),
+    ("conv1", "conv2d", "", False, 100, 10, 100, 10),
+    ("bn1", "batch_norm2d", "", False, 8, 8, 8, 8),
+    ("layer1.0.conv1", "conv2d", "layer1.0", False, 200, 20, 0, 0),
+    ("layer1.0.conv2", "conv2d", "layer1.0", False, 200, 20, 0, 0),
+    ("layer2.0.conv1", "conv2d", "layer2.0", False, 200, 20, 150, 15),
+    ("layer2.0.conv2", "conv2d", "layer2.0", False, 200, 20, 150, 15),
+    ("layer2.0:add", "add", "layer2.0", False, 0, 0, 0, 0),
+    ("fc", "linear", "", False, 92, 22, 92, 22),
 ]
-LAYER_COLUMNS = ["name", "type", "branch", "macs_dense", "params_dense", "macs", "params"]
+LAYER_COLUMNS = ["name", "type", "branch", "projection"]
+LAYER_COLUMNS += ["macs_dense", "params_dense", "macs", "params"]
 
 
 def dense(kwargs=KWARGS, model=MODEL):

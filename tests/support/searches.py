@@ -17,7 +17,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def attach(model: nn.Module, **settings: object) -> cpt_nas.Search:
     x = torch.zeros(1, 3, 32, 32).double()
-    return cpt_nas.attach(model, x, log_gamma=0.1, polarize=0, **settings)
+    return cpt_nas.attach(model, x, log_gamma=0.1, **settings)
 
 
 def close_some(search: cpt_nas.Search, seed: int, share: float = 0.4) -> None:

@@ -18,4 +18,4 @@ def convnext_block(block: nn.Module) -> list[Branch] | Refusal:
     def remove(now: nn.Module) -> nn.Module:
         return now.shortcut  # type: ignore[return-value]
 
-    return [Branch("", (), folds, "drop_path", layers, remove)]
+    return [Branch("", (), folds, "drop_path", layers, remove, projection="shortcut")]

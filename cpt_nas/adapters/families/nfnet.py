@@ -40,4 +40,5 @@ def norm_free_block(block: nn.Module) -> list[Branch] | Refusal:
     calls = (":mul", ":mul#1", ":mul#2", ":mul#3")
     layers += calls[1:] if projected else calls
     uncut = "standardised weights, whose scale depends on the inputs that are left"
-    return [Branch("", (), (), "drop_path", layers, remove, uncut=uncut)]
+    on_skip = "downsample" if projected else ""
+    return [Branch("", (), (), "drop_path", layers, remove, "", uncut, on_skip)]

@@ -68,7 +68,7 @@ def images(family: str) -> torch.Tensor:
 
 
 def attach(model: nn.Module, family: str, **settings: Any) -> cpt_nas.Search:
-    return cpt_nas.attach(model, images(family)[:1], log_gamma=0.1, polarize=0, **settings)
+    return cpt_nas.attach(model, images(family)[:1], log_gamma=0.1, **settings)
 
 
 @pytest.mark.parametrize(("family", "fold"), FORMS)

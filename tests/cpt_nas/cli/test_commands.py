@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torch
 
 import hwprofiles
 from cpt_nas.cli import options
+from cpt_nas.cli.train import with_search
+from cpt_nas.train.recipe import load_recipe
 from hwprofiles._version import __version__
 from hwprofiles.terminal import console
+from tests.support.profiles import synthetic_profile
 from tests.support.shell import Shell
 
 UNGATED = ["--set", "model.name=inception_v3", "--set", "model.kwargs={}"]
@@ -67,6 +71,16 @@ def test_a_library_that_only_training_needs_is_named(
         ([*SEARCH, "--latency-budget", "12ms"], "latency_budget: needs a profile"),
         ([*SEARCH, "--macs-budget", "0.5", "--dense"], "--dense: leaves the search out"),
         (["train", "--recipe", "recipe.yaml", "--macs-budget", "0.5"], "--macs-budget: the recipe"),
+        (["train", "--recipe", "recipe.yaml", "--log-gamma", "0.5"], "--log-gamma: the recipe has"),
+        ([*SEARCH, "--log-gamma", "-1"], "search.log_gamma: Input should be greater than or equal"),
+        ([*SEARCH, "--log-gamma", "1", "--macs-budget", "0.5"], "log_gamma: follows from"),
+        ([*SEARCH, "--cost", "flops"], "search.cost: Input should be 'latency' or 'complexity'"),
+        ([*SEARCH, "--cost", "latency"], "cost: 'latency': needs a profile"),
+        ([*SEARCH, "--cost", "latency", "--kappa", "9"], "kappa: 9.0, has no effect where latency"),
+        ([*SEARCH, "--macs-budget", "0.5", "--alpha", "1"], "alpha: 1.0, has no effect where macs"),
+        ([*SEARCH, "--kappa", "9", "--set", "search.gate=units"], "kappa: 9.0, has no effect: it"),
+        ([*SEARCH, "--kappa", "9", "--dense"], "--dense: leaves the search out, so --kappa"),
+        (["train", "--resume", "run", "--alpha", "1"], "--resume: takes the run's own recipe"),
         (["retrain", "nowhere"], "no such folder: nowhere"),
         (["train", "--recipe", "recipe.yaml", "--set", "model.name=resnet19"], "no model"),
         (["train", "--recipe", "recipe.yaml", "--set", "data.name=images"], "data.root"),
@@ -200,6 +214,30 @@ def test_train_under_a_budget_and_retrain(cpt_nas: Shell, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = (folder / "report" / "report.html").read_text()
     assert "Budgets" in page and "How the searches settled" in page
+
+
+def test_the_law_is_printed_and_stored(cpt_nas: Shell, folder: Path) -> None:
+    """By the papers' law a profile needs no layer of the model: three numbers are all it says."""
+    other = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
+    profile = synthetic_profile(other, "board", (1, 8, 8))
+    hwprofiles.save(profile, folder / "board.yaml")
+    law = ["--profile", "board.yaml", "--cost", "complexity", "--log-gamma", "0.3", "--kappa", "2"]
+    done = cpt_nas(*SEARCH, *law, "-o", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    numbers = "log_gamma 0.3 (given), alpha 0.5 (profile board), kappa 2 (given); L 3"
+    assert f"charged: complexity (eqs. 9-13); {numbers}" in done.stderr
+    stored = json.loads((folder / "run" / "result.json").read_text())["law"]
+    assert stored["kappa"] == {"value": 2.0, "origin": "given"} and stored["layers"] == 3
+    written = load_recipe(folder / "run" / "recipe.yaml").search
+    assert written is not None and (written.cost, written.log_gamma) == ("complexity", 0.3)
+
+
+def test_a_level_replaces_the_recipes_budget() -> None:
+    stated = {"log_gamma": 0.25}
+    search = with_search(load_recipe("digits"), stated=stated).search
+    assert search is not None and search.log_gamma == 0.25 and not search.amounts()
+    budget = with_search(load_recipe("digits", ["search.cost=complexity"]), stated={"alpha": 0.9})
+    assert budget.search is not None and set(budget.search.amounts()) == {"macs"}
 
 
 def test_a_packaged_recipe_is_trained_by_its_name(cpt_nas: Shell, tmp_path: Path) -> None:

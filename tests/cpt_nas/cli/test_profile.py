@@ -177,7 +177,7 @@ def test_attach_refuses_it_too(file: Path) -> None:
     with pytest.raises(ValueError, match=r"device\.name: profile has abacus"):
         package.attach(model, x, profile)
     search = package.attach(model, x, profile, allow_foreign=True)
-    assert search.cost_name == "latency" and search.channel_divisor == 2
+    assert search.law.cost == "latency" and search.channel_divisor == 2
 
 
 def test_the_image_shows_every_network(cpt_nas: Shell, file: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ UNTRACEABLE = {"part_taken_out", "weight_norm", "instance_norm", "prune_mask"}
 
 def masked_and_cut(model: nn.Module, x: torch.Tensor, **settings: object) -> cpt_nas.Search:
     """Attach, decide at random, and hold the masked against the cut network."""
-    search = cpt_nas.attach(model, x[:1], log_gamma=0.1, polarize=0, **settings)
+    search = cpt_nas.attach(model, x[:1], log_gamma=0.1, **settings)
     close_some(search, seed=2)
     fix_masks(search)
     masked = model.eval()(x)

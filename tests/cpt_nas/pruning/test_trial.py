@@ -99,7 +99,7 @@ def test_what_is_read_from_outside_is_not_gated(make: Callable[[], nn.Module]) -
     model, x = make(), torch.randn(2, 3, 32, 32).double()
     model = randomize_all(model).double()
     with pytest.warns(UserWarning, match="not made by timm"):
-        search = cpt_nas.attach(model, x[:1], log_gamma=0.1, polarize=0)
+        search = cpt_nas.attach(model, x[:1], log_gamma=0.1)
     refused = set(search.dense.branches) - set(search.gated.branches)
     assert refused == MODELS[make]
     assert search.gated.branches  # what is beside it stays

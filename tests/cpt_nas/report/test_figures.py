@@ -91,7 +91,8 @@ def test_many_layers_and_long_names_keep_apart():
     table = latency_of({"one-thread-batch-1": dict.fromkeys(NAMES, 1e-3), "y": {}})
     cross = figures.cross_figure(table, NAMES, measured=True)
     layers = pd.DataFrame(
-        [(f"layer{i}.conv1", "conv2d", "", 9, 9, 9, 9) for i in range(156)], columns=LAYER_COLUMNS
+        [(f"layer{i}.conv1", "conv2d", "", False, 9, 9, 9, 9) for i in range(156)],
+        columns=LAYER_COLUMNS,
     )
     many = figures.layers_figure(layers, "deep")
     for figure, labels in (

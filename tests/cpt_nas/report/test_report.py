@@ -40,7 +40,11 @@ def refuse(message, out, *arguments, **kwargs):
         ("structure.json", None, "structure.json: structure: no such file"),
         ("structure.json", "{}", "structure.json: structure: .*architecture"),
         ("layers.csv", None, "has no layers.csv, although it is finished"),
-        ("layers.csv", "name,type\na,b\n", "layers.csv has no column branch, macs_dense"),
+        (
+            "layers.csv",
+            "name,type\na,b\n",
+            "layers.csv has no column branch, projection",
+        ),
         ("history.csv", None, "has no history.csv"),
         ("history.csv", "", "history.csv is not a CSV table"),
         ("history.csv", "epoch\nx\n", "history.csv has no column step, lr"),

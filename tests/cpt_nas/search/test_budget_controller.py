@@ -160,7 +160,7 @@ def test_a_latency_budget_is_in_the_profiles_seconds() -> None:
         model, X, profile, latency_budget=f"{dense * 600}ms", ramp_steps=10, freeze_step=20
     )
     assert search.rule.budgets == {"latency": pytest.approx(0.6 * dense)}
-    assert search.cost_name == "latency" and search.rule.binding() == "latency"
+    assert search.law.cost == "latency" and search.rule.binding() == "latency"
 
 
 def test_the_coarse_price_may_have_a_budget_in_seconds() -> None:
@@ -169,7 +169,7 @@ def test_the_coarse_price_may_have_a_budget_in_seconds() -> None:
     profile = synthetic_profile(model)
     settings = {"latency_budget": 0.7, "ramp_steps": 10, "cost": "complexity", "kappa": 0.5}
     search = cpt_nas.attach(model, X, profile, **settings)
-    assert search.cost_name == "complexity" and set(search.rule.budgets) == {"latency"}
+    assert search.law.cost == "complexity" and set(search.rule.budgets) == {"latency"}
     costs, branches = search.costs(), search.regularizer.branch_sum()
     search.rule.load_state_dict(search.rule.state_dict() | {"log_gammas": {"latency": 0.1}})
     expected = 0.1 * float(search.regularizer.objective(costs, branches).detach())
@@ -325,7 +325,7 @@ def test_a_strong_level_from_the_start_prunes_too_early_and_a_budget_does_not(tm
         "data": {"train_limit": 1000},
     }
     early = {"log_gamma": 2.0, "warmup": 0.0, "ramp": 0.0, "freeze": 0.9, "theta_lr": 0.03}
-    early |= {"estimator": "straight_through", "polarize": 0}
+    early |= {"estimator": "straight_through"}
     default = {"macs_budget": 0.5, "log_gamma": None, "theta_lr": None, "cut_interval": 5}
     default |= {"warmup": 0.02, "ramp": 0.13, "freeze": 0.2}
     results = {

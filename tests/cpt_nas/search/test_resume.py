@@ -71,7 +71,7 @@ class Training:
         self.step = saved["step"]
 
 
-FAST = {"log_gamma": 3.0, "theta_lr": 0.15, "cut_interval": 3, "freeze_step": 12, "polarize": 0}
+FAST = {"log_gamma": 3.0, "theta_lr": 0.15, "cut_interval": 3, "freeze_step": 12}
 TIMES = {"total_steps": 14, "ramp": 0.5, "freeze": 0.85, "cut_interval": 3}
 
 

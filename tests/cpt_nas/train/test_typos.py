@@ -129,8 +129,10 @@ def test_a_batch_that_has_no_statistic_is_refused(file: Path) -> None:
 
 def test_what_is_taken_has_numbers_that_stay_numbers(file: Path) -> None:
     """The largest that the bounds leave: one step of weights and theta is finite."""
-    for change in ("theta_lr=1", "polarize=1000000", "kappa=1000000"):
-        recipe = load_recipe(file, [f"search.{change}", "search.cut_interval=1000"])
+    level = ["search.macs_budget=null", "search.log_gamma=1000000"]
+    kappa = ["search.cost=complexity", "search.kappa=1000000"]
+    for changes in (["search.theta_lr=1"], level, kappa, [*level, *kappa]):
+        recipe = load_recipe(file, [*changes, "search.cut_interval=1000"])
         data = load_data(recipe.data, recipe.train)
         state = build_training(recipe, data, torch.device("cpu"), None, None)
         assert state.search is not None
