@@ -72,7 +72,7 @@ TASKS = {
         (
             "model.name=mobilenetv2_100",
             "data.input_size=[3,64,64]",
-            "train.epochs=40",
+            "train.epochs=30",
             "train.batch_size=64",
             "train.lr=0.05",
         ),
