@@ -45,10 +45,18 @@ def build_scheduler(optimizer: torch.optim.Optimizer, settings: TrainConfig, ste
     Args:
         steps: optimizer steps an epoch.
     """
+    shape: dict[str, Any] = {}
+    if settings.decay_milestones is not None:
+        shape["decay_milestones"] = list(settings.decay_milestones)
+    if settings.decay_rate is not None:
+        shape["decay_rate"] = settings.decay_rate
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=settings.sched,
-        num_epochs=settings.epochs,
+        num_epochs=settings.epochs // settings.cycle_limit,  # timm's are those of one cycle
+        cycle_limit=settings.cycle_limit,
+        cycle_decay=settings.cycle_decay,
+        **shape,
         min_lr=settings.min_lr,
         warmup_epochs=settings.warmup_epochs,
         warmup_lr=settings.lr / 100,

@@ -68,6 +68,13 @@ class TrainConfig(Section):
         weight_decay: at least 0; the papers' lambda over the number of examples.
         nesterov: Nesterov momentum.
         sched: timm's name of a schedule.
+        decay_milestones: with 'multistep', the epochs at which the rate falls, increasing and
+            before the end.
+        decay_rate: what 'multistep' and 'step' (every 90 epochs) multiply the rate by, at most 1;
+            the power of 'poly'; none: timm's 0.1.
+        cycle_limit: with 'cosine', 'tanh' and 'poly', cycles from lr to min_lr, all equally long,
+            a divisor of epochs: each but the first is a warm restart.
+        cycle_decay: what the highest rate is multiplied by at a restart, at most 1.
         min_lr: the schedule's lowest rate, at most lr.
         warmup_epochs: epochs in which the rate rises from a hundredth of lr, at most all of them.
         smoothing: label smoothing, 0 to below 1.
@@ -90,6 +97,10 @@ class TrainConfig(Section):
     weight_decay: float = Field(default=6e-4, ge=0, le=MOST)
     nesterov: bool = True
     sched: Literal["cosine", "tanh", "poly", "step", "multistep"] = "cosine"
+    decay_milestones: tuple[int, ...] | None = None
+    decay_rate: float | None = Field(default=None, gt=0, le=10)
+    cycle_limit: int = Field(default=1, gt=0, le=MOST)
+    cycle_decay: float = Field(default=1.0, gt=0, le=1)
     min_lr: float = Field(default=0.0, ge=0)
     warmup_epochs: float = Field(default=0, ge=0)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -121,6 +132,43 @@ class TrainConfig(Section):
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs: {self.warmup_epochs}, must be at most epochs, {self.epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_schedule(self) -> Self:
+        """What a schedule does not read is a mistake, not a setting."""
+        stepped = self.sched in ("step", "multistep")
+        milestones = self.decay_milestones
+        if (milestones is not None) != (self.sched == "multistep"):
+            raise ValueError(
+                f"decay_milestones: {milestones}, must be given with sched 'multistep' and with no "
+                f"other; sched is {self.sched!r}"
+            )
+        if milestones is not None and (
+            list(milestones) != sorted(set(milestones))
+            or not milestones
+            or not 0 < milestones[0] <= milestones[-1] < self.epochs
+        ):
+            raise ValueError(
+                f"decay_milestones: {list(milestones)}, must be increasing epochs between 0 and "
+                f"epochs, {self.epochs}"
+            )
+        if self.decay_rate is not None and not stepped and self.sched != "poly":
+            raise ValueError(
+                f"decay_rate: {self.decay_rate}, must be null with sched {self.sched!r}, which "
+                "does not read it"
+            )
+        if self.decay_rate is not None and stepped and self.decay_rate > 1:
+            raise ValueError(f"decay_rate: {self.decay_rate}, must be at most 1")
+        if (self.cycle_limit > 1 and stepped) or self.epochs % self.cycle_limit:
+            raise ValueError(
+                f"cycle_limit: {self.cycle_limit}, must be a divisor of epochs, {self.epochs}, and "
+                f"1 with sched 'step' and 'multistep'; sched is {self.sched!r}"
+            )
+        if self.cycle_decay != 1 and self.cycle_limit == 1:
+            raise ValueError(
+                f"cycle_decay: {self.cycle_decay}, must be 1 without a restart (cycle_limit is 1)"
             )
         return self
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from cpt_nas.search.settings import SearchConfig
 from cpt_nas.sections import ConfigError
 from cpt_nas.train import recipe as packaged
-from cpt_nas.train.recipe import Recipe, load_recipe
+from cpt_nas.train.optimizer import build_scheduler
+from cpt_nas.train.recipe import Recipe, TrainConfig, load_recipe
 
-RECIPES = sorted(packaged.RECIPES.glob("*.yaml"))
+RECIPES = sorted([*packaged.RECIPES.glob("*.yaml"), *packaged.RECIPES.glob("papers/*.yaml")])
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -141,3 +144,52 @@ def test_the_demo_is_the_digits_recipe() -> None:
         shipped.model_dump() | {"search": shipped.search.model_dump() | changed}
     )
     assert recipe(3, None).search is None
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"sched": "multistep"}, "decay_milestones"),
+        ({"decay_milestones": [3]}, "decay_milestones"),
+        ({"sched": "multistep", "decay_milestones": [6, 3]}, "decay_milestones"),
+        ({"sched": "multistep", "decay_milestones": []}, "decay_milestones"),
+        ({"sched": "multistep", "decay_milestones": [0, 3]}, "decay_milestones"),
+        ({"sched": "multistep", "decay_milestones": [3, 10]}, "decay_milestones"),
+        ({"decay_rate": 0.5}, "decay_rate"),
+        ({"sched": "step", "decay_rate": 2}, "decay_rate"),
+        ({"cycle_limit": 3}, "cycle_limit"),
+        ({"sched": "step", "cycle_limit": 2}, "cycle_limit"),
+        ({"cycle_decay": 0.5}, "cycle_decay"),
+    ],
+)
+def test_what_a_schedule_does_not_read_is_refused(values: dict[str, object], field: str) -> None:
+    with pytest.raises(ConfigError, match=f"train: {field}: .*must be"):
+        Recipe.from_mapping({"model": {"name": "x"}, "train": {"epochs": 10, **values}})
+
+
+def rates(steps: int, **values: Any) -> list[float]:
+    """The rate in each step."""
+    settings = TrainConfig(lr=1.0, **values)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.lr)
+    scheduler = build_scheduler(optimizer, settings, steps)
+    found = []
+    for step in range(settings.epochs * steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        scheduler.step_update(step + 1)
+    return found
+
+
+def test_the_rate_falls_at_the_milestones() -> None:
+    found = rates(10, epochs=6, sched="multistep", decay_milestones=(2, 5), decay_rate=0.2)
+    # timm's milestones are reached one update early.
+    assert [found[i] for i in (0, 18, 19, 48, 49)] == pytest.approx([1, 1, 0.2, 0.2, 0.04])
+
+
+def test_warm_restarts_begin_at_the_full_rate() -> None:
+    found = rates(10, epochs=6, cycle_limit=3, min_lr=0.1)
+    assert found[0] == found[20] == found[40] == 1.0
+    assert found[:20] == pytest.approx(found[20:40])
+    assert found[10] == pytest.approx(0.55)
+    assert min(found) == found[59] == found[19] < 0.11
+    fallen = rates(10, epochs=6, cycle_limit=3, cycle_decay=0.5)
+    assert [fallen[i] for i in (0, 20, 40)] == pytest.approx([1, 0.5, 0.25])
