@@ -30,7 +30,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|pandas|pathlib|collections\.abc)\..*"),
     ("py:class", "Tensor"),
-    ("py:class", r"hwprofiles\.schema\..*"),
+    ("py:class", r"hwprofiles\.schema(_\w+)?\..*"),
     ("py:class", r"hwprofiles\.device\.Fingerprint"),
     # Types that the public ones are made of, and that nobody makes by hand.
     ("py:class", r"hwprofiles\.timing\.Rounds"),
@@ -39,6 +39,7 @@ nitpick_ignore_regex = [
     ("py:class", r"cpt_nas\.gates\.gated_model\.HasModule"),
     ("py:class", r"cpt_nas\.pruning\.structure\.BranchStructure"),
     ("py:class", r"(cpt_nas\.search\.settings\.)?SearchSettings"),
+    ("py:class", r"cpt_nas\.search\.law\.Law"),
     ("py:func", r"cpt_nas\.search\.records\..*"),
 ]
 
