@@ -4,7 +4,8 @@
 
 ResNet-20 on the embedded digits, searched to half its MACs, one thread a training. From the
 default settings one thing is changed at a time: the estimator, theta's rate, when everything is
-decided, and how long the training is (the longest with the first seed only). Finished runs are not repeated. Writes docs/results/settling.csv (a row a run) and the table in
+decided, and how long the training is (the longest with the first seed only). Finished runs are
+not repeated. Writes docs/results/settling.csv (a row a run) and the table in
 docs/results/settling.md. About half an hour on four cores.
 """
 
