@@ -189,16 +189,40 @@ def time_models(
     setting = Setting(first.device, first.dtype, len(first), channels_last, threads)
     in_runtime = find_runtime(runtime)
     in_runtime.check(setting)
-    cases: dict[str, Case] = {}
+    runners: dict[str, tuple[Runner, Tensor]] = {}
     with pinned(setting), torch.inference_mode():
         for label, (model, x) in models.items():
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-            cases[label] = call_of(build_checked(in_runtime, model, x, setting), x)
+            runners[label] = build_checked(in_runtime, model, x, setting), x
+    return time_runners(runners, setting, rounds, block_s, min_s, seed, progress)
+
+
+def time_runners(
+    runners: Mapping[str, tuple[Runner, Tensor]],
+    setting: Setting,
+    rounds: int = 15,
+    block_s: float = NETWORK_BLOCK_S,
+    min_s: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Time what a runtime has made of models, in interleaved rounds.
+
+    Args:
+        runners: label -> (what is called, its input).
+        setting: that they were made for.
+        rounds, block_s, min_s, seed, progress: as for ``time_models``.
+
+    Returns:
+        Label -> seconds of one call, in the order of ``runners``.
+    """
+    cases: dict[str, Case] = {label: call_of(*both) for label, both in runners.items()}
+    with pinned(setting), torch.inference_mode():
         anchor = anchor_workload(setting.device, setting.dtype)
         timed = measure_rounds(
             cases, anchor, setting.timer(), (), rounds, block_s, min_s, seed, progress
         )
-    return {label: timed.measurements[label] for label in models}
+    return {label: timed.measurements[label] for label in runners}
 
 
 def _time_everything(

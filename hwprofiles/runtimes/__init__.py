@@ -6,10 +6,14 @@ from hwprofiles.runtimes.eager import Eager
 from hwprofiles.runtimes.executorch import ExecuTorch
 from hwprofiles.runtimes.onnxruntime import OnnxRuntime, TensorRt
 from hwprofiles.runtimes.openvino import OpenVino
+from hwprofiles.runtimes.torchscript import TorchScript
 
 RUNTIMES: dict[str, Runtime] = {
     runtime.name: runtime
-    for runtime in (Eager(), Compiled(), OnnxRuntime(), TensorRt(), OpenVino(), ExecuTorch())
+    for runtime in (
+        *(Eager(), Compiled(), TorchScript()),
+        *(OnnxRuntime(), TensorRt(), OpenVino(), ExecuTorch()),
+    )
 }
 
 

@@ -145,11 +145,22 @@ def known_dtype(runtime: Runtime, setting: Setting, allowed: Sequence[torch.dtyp
         raise ValueError(f"dtype: {setting.precision}, allowed in {runtime.name} here: {names}")
 
 
-def not_taken(runtime: str, model: nn.Module, error: BaseException) -> RuntimeBuildError:
-    """The error of a library that does not take a model, in one line."""
+def not_taken(
+    runtime: str, model: nn.Module, error: BaseException, layer: str | None = None
+) -> RuntimeBuildError:
+    """The error of a library that does not take a model, or one layer of it, in one line."""
+    whole = f"{type(model).__name__}, because of {layer}" if layer else type(model).__name__
+    return RuntimeBuildError(f"runtime: {runtime} does not take {whole}: {_first_line(error)}")
+
+
+def not_read(runtime: str, error: BaseException) -> RuntimeBuildError:
+    """The error of a library that does not read the file that was made for it, in one line."""
+    return RuntimeBuildError(f"runtime: {runtime} does not read the model: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    what = lines[0] if lines else type(error).__name__
-    return RuntimeBuildError(f"runtime: {runtime} does not take {type(model).__name__}: {what}")
+    return lines[0] if lines else type(error).__name__
 
 
 def precision(dtype: torch.dtype) -> str:

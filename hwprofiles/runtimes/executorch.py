@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +12,16 @@ from torch import Tensor, nn
 
 from hwprofiles.runtimes.base import (
     Runner,
-    Runtime,
     Setting,
     Tolerances,
     known_dtype,
-    not_taken,
+    not_read,
     own_format,
 )
+from hwprofiles.runtimes.file_runtime import FileRuntime, Files, converted
 
 
-class ExecuTorch(Runtime):
+class ExecuTorch(FileRuntime):
     """Programs lowered to XNNPACK, run in this process. One pool of threads serves them all."""
 
     name = "executorch"
@@ -40,24 +39,33 @@ class ExecuTorch(Runtime):
     def provider(self, setting: Setting) -> str:
         return "XNNPACK"
 
-    def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
+    def convert(self, model: nn.Module, example: Tensor, dynamic_batch: bool = False) -> Files:
         with _quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                 XnnpackPartitioner,
             )
             from executorch.exir import to_edge_transform_and_lower
+
+            def lower(network: nn.Module, x: Tensor) -> bytes:
+                # Memory is planned for the largest batch.
+                batch = torch.export.Dim("batch", min=1, max=len(x))
+                shapes = ({0: batch},) if dynamic_batch else None
+                exported = torch.export.export(network, (x,), dynamic_shapes=shapes)
+                lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+                return bytes(lowered.to_executorch().buffer)
+
+            return {".pte": converted(self.name, model, example, lower)}
+
+    def load(self, files: Files, setting: Setting) -> Runner:
+        with _quiet():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
 
-            network = copy.deepcopy(model).cpu().float().eval()
-            try:
-                exported = torch.export.export(network, (example.detach().cpu().float(),))
-                lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-                content = lowered.to_executorch().buffer
-            except Exception as error:  # the exporter's own, of many kinds
-                raise not_taken(self.name, model, error) from error
             portable_lib._unsafe_reset_threadpool(setting.threads)
-            return _Runner(content, Runtime.get().load_program(content))
+            try:
+                return _Runner(files[".pte"], Runtime.get().load_program(files[".pte"]))
+            except RuntimeError as error:
+                raise not_read(self.name, error) from error
 
 
 class _Runner:

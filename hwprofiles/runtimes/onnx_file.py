@@ -1,4 +1,4 @@
-"""A PyTorch model as one ONNX file with a fixed batch, the form that other runtimes read.
+"""A PyTorch model as one ONNX file, the form that other runtimes read.
 
 Torch has two exporters. The tracing one is used: it takes a tenth of the other's time, folds what
 is constant, and writes one file, while the newer one puts weights beside it. A profile exports a
@@ -8,7 +8,7 @@ hundred networks. The runtimes' fingerprints name the exporter.
 from __future__ import annotations
 
 import contextlib
-import copy
+import itertools
 import logging
 import tempfile
 import warnings
@@ -18,39 +18,52 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hwprofiles.runtimes.base import not_taken
+from hwprofiles.runtimes.base import RuntimeBuildError
+from hwprofiles.runtimes.file_runtime import converted
 
 OPSET = 17  # the first with layer normalisation
 INPUT, OUTPUT = "input", "output"
 EXPORTER = f"torch.onnx tracing, opset {OPSET}"
+LIMIT_BYTES = 2 * 2**30  # of a protobuf message, which an ONNX file is
 
 
-def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
+def onnx_bytes(model: nn.Module, example: Tensor, dynamic_batch: bool = False) -> bytes:
     """The model in eval mode as the content of an ONNX file, in float32.
 
     Args:
         model: not changed.
-        example: [batch, channels, height, width]; the file's batch is fixed to it.
+        example: [batch, channels, height, width].
+        dynamic_batch: leave the file's batch open; else it is fixed to the example's.
 
     Raises:
-        RuntimeBuildError: the exporter does not take the model; says what it does not know.
+        RuntimeBuildError: the exporter does not take the model; says which layer and what is not
+            known. Or its weights are more than a file can hold.
     """
-    network = copy.deepcopy(model).cpu().float().eval()
-    with _quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        try:
+    weights = itertools.chain(model.parameters(), model.buffers())
+    size = sum(4 * t.numel() for t in weights)
+    if size >= LIMIT_BYTES:
+        raise RuntimeBuildError(
+            f"runtime: an ONNX file holds less than {LIMIT_BYTES / 2**30:g} GiB (protobuf's limit),"
+            f" and the weights of {type(model).__name__} take {size / 2**30:.3g} GiB"
+        )
+    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None
+
+    def convert(network: nn.Module, x: Tensor) -> bytes:
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
             torch.onnx.export(
                 network,
-                (example.detach().cpu().float().contiguous(),),
+                (x,),
                 file,
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
+                dynamic_axes=axes,
             )
-        except Exception as error:  # the exporter's own, of many kinds
-            raise not_taken("the ONNX exporter", model, error) from error
-        return file.read_bytes()
+            return file.read_bytes()
+
+    return converted("the ONNX exporter", model, example, convert)
 
 
 @contextlib.contextmanager

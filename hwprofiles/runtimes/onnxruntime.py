@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from hwprofiles.runtimes.base import (
     Runner,
-    Runtime,
     RuntimeBuildError,
     Setting,
     Tolerances,
     known_dtype,
-    not_taken,
+    not_read,
 )
+from hwprofiles.runtimes.file_runtime import FileRuntime, Files
 from hwprofiles.runtimes.onnx_file import EXPORTER, INPUT, OUTPUT, onnx_bytes
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(FileRuntime):
     """Sessions with all graph optimisations and a thread pool each; CUDA's provider on CUDA."""
 
     name = "onnxruntime"
@@ -51,10 +51,12 @@ class OnnxRuntime(Runtime):
                 f"{', '.join(here)}"
             )
 
-    def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
+    def convert(self, model: nn.Module, example: Tensor, dynamic_batch: bool = False) -> Files:
+        return {".onnx": onnx_bytes(model, example, dynamic_batch)}
+
+    def load(self, files: Files, setting: Setting) -> Runner:
         import onnxruntime
 
-        content = onnx_bytes(model, example)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
@@ -63,9 +65,9 @@ class OnnxRuntime(Runtime):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         provider = self.provider(setting)
         try:
-            session = onnxruntime.InferenceSession(content, options, providers=[provider])
+            session = onnxruntime.InferenceSession(files[".onnx"], options, providers=[provider])
         except Exception as error:  # onnxruntime's own, of many kinds
-            raise not_taken(self.name, model, error) from error
+            raise not_read(self.name, error) from error
         if session.get_providers()[0] != provider:  # it falls back to the CPU by itself
             raise RuntimeBuildError(
                 f"runtime: {self.name} runs in {session.get_providers()[0]}, wanted is {provider}"
@@ -99,13 +101,13 @@ class _CudaRunner:
     def __init__(self, session: Any) -> None:
         self.session = session
         self.binding = session.io_binding()
-        self.shape = tuple(session.get_outputs()[0].shape)
+        self.shape = tuple(session.get_outputs()[0].shape)[1:]  # of one example
 
     def __call__(self, x: Tensor) -> Tensor:
         import numpy as np
 
         x = x.contiguous()
-        out = torch.empty(self.shape, dtype=torch.float32, device=x.device)
+        out = torch.empty((len(x), *self.shape), dtype=torch.float32, device=x.device)
         index = x.device.index or 0
         for bind, name, tensor in [
             (self.binding.bind_input, INPUT, x),

@@ -7,6 +7,8 @@ which is faster and less exact.
 from __future__ import annotations
 
 import io
+import tempfile
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +16,14 @@ from torch import Tensor, nn
 
 from hwprofiles.runtimes.base import (
     Runner,
-    Runtime,
     Setting,
     Tolerances,
     known_dtype,
+    not_read,
     not_taken,
     own_format,
 )
+from hwprofiles.runtimes.file_runtime import FileRuntime, Files
 from hwprofiles.runtimes.onnx_file import EXPORTER, onnx_bytes
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -28,7 +31,7 @@ PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 CAPABILITIES = {torch.float32: "FP32", torch.bfloat16: "BF16"}
 
 
-class OpenVino(Runtime):
+class OpenVino(FileRuntime):
     """Models compiled for latency, one stream."""
 
     name = "openvino"
@@ -47,8 +50,20 @@ class OpenVino(Runtime):
     def provider(self, setting: Setting) -> str:
         return "CPU"
 
-    def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
-        content = onnx_bytes(model, example)
+    def convert(self, model: nn.Module, example: Tensor, dynamic_batch: bool = False) -> Files:
+        import openvino
+
+        content = onnx_bytes(model, example, dynamic_batch)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.xml"
+            try:
+                graph = _core().read_model(io.BytesIO(content))
+                openvino.save_model(graph, path, compress_to_fp16=False)  # by default it would
+            except RuntimeError as error:
+                raise not_taken(self.name, model, error) from error
+            return {".xml": path.read_bytes(), ".bin": path.with_suffix(".bin").read_bytes()}
+
+    def load(self, files: Files, setting: Setting) -> Runner:
         core = _core()
         hints = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[setting.dtype],
@@ -57,9 +72,10 @@ class OpenVino(Runtime):
             "NUM_STREAMS": "1",
         }
         try:
-            compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", hints)
+            graph = core.read_model(files[".xml"], files[".bin"])
+            compiled = core.compile_model(graph, "CPU", hints)
         except RuntimeError as error:
-            raise not_taken(self.name, model, error) from error
+            raise not_read(self.name, error) from error
         return _Runner(compiled)
 
 
