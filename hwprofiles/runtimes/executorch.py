@@ -47,9 +47,9 @@ class ExecuTorch(FileRuntime):
             from executorch.exir import to_edge_transform_and_lower
 
             def lower(network: nn.Module, x: Tensor) -> bytes:
-                # Memory is planned for the largest batch.
-                batch = torch.export.Dim("batch", min=1, max=len(x))
-                shapes = ({0: batch},) if dynamic_batch else None
+                shapes = None
+                if dynamic_batch:  # memory is planned for the largest
+                    shapes = ({0: torch.export.Dim("batch", min=1, max=len(x))},)
                 exported = torch.export.export(network, (x,), dynamic_shapes=shapes)
                 lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
                 return bytes(lowered.to_executorch().buffer)
