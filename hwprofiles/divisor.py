@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from hwprofiles.runtimes.base import Runtime, Setting
 from hwprofiles.runtimes.eager import Builder, call_of
 from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import ChannelDivisor, Sweep, SweepPoint
-from hwprofiles.timing import MIN_ROUNDS, Progress, Rounds, anchor_workload, measure_rounds
+from hwprofiles.timing import MIN_ROUNDS, Chain, Progress, anchor_workload, measure_rounds
 from hwprofiles.tracing import Traced
 
 # So many layers are swept, of at least such widths.
@@ -33,8 +34,6 @@ MAX_SWEPT_WIDTH = 256
 # Pairs of layers in a row, in a runtime that rewrites graphs.
 PAIRS = 2
 MODULES = ("conv2d", "linear")  # types that are modules, which take the one before's output
-
-Sweeps = dict[str, dict[int, float]]
 
 
 def sweep_channel_divisor(
@@ -73,8 +72,23 @@ def sweep_channel_divisor(
     swept = swept[:SWEPT_LAYERS]
     if not swept:
         return ChannelDivisor(value=1, sweeps=[]), None
-    time_them = _time_calls if runtime.name == "eager" else _time_rows
-    sweeps, rounds = time_them(swept, runtime, setting, min_s, seed, _named(progress))
+    with torch.inference_mode():
+        make = _calls if runtime.name == "eager" else _rows
+        made = make(swept, runtime, setting, seed)
+        rounds = measure_rounds(
+            made.blocks,
+            anchor_workload(setting.device, setting.dtype),
+            setting.timer(),
+            made.chains,
+            rounds=MIN_ROUNDS,
+            min_s=min_s / 2,
+            seed=seed,
+            progress=_named(progress),
+        )
+    sweeps = {
+        s: {w: sum(rounds.measurements[label].median_s for label in at) for w, at in points.items()}
+        for s, points in made.points.items()
+    }
     found = ChannelDivisor(
         value=find_channel_divisor(list(sweeps.values())),
         sweeps=[
@@ -85,86 +99,46 @@ def sweep_channel_divisor(
     return found, rounds.contention
 
 
-def _time_calls(
-    swept: Sequence[LayerSpec],
-    runtime: Runtime,
-    setting: Setting,
-    min_s: float,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[Sweeps, Rounds]:
+@dataclass(frozen=True)
+class _Made:
+    """What is timed; ``points``: layer -> width -> labels of the cases that are its time."""
+
+    blocks: dict[str, Case]
+    chains: list[Chain]
+    points: dict[str, dict[int, list[str]]]
+
+
+def _calls(swept: Sequence[LayerSpec], runtime: Runtime, setting: Setting, seed: int) -> _Made:
     """Each layer by itself; a width's time is that with a narrow input and a narrow output."""
-    plans = {s.signature: [x for w in sweep_widths(_wide(s)) for x in _pair(s, w)] for s in swept}
-    known = {spec.signature: spec for spec in swept}
-    builder = Builder([(known[s], size) for s, sizes in plans.items() for size in sizes], setting)
-    with torch.inference_mode():
-        cases = {
-            f"{signature} at {i} -> {o}": builder.case(known[signature], i, o)
-            for signature, sizes in plans.items()
-            for i, o in sizes
-        }
-        # In two orders, so that no width always profits from the one before it.
-        orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
-        rounds = measure_rounds(
-            {},
-            anchor_workload(setting.device, setting.dtype),
-            setting.timer(),
-            [[(label, cases[label]) for label in order] for order in orders],
-            rounds=MIN_ROUNDS,
-            min_s=min_s / 2,
-            seed=seed,
-            progress=progress,
-        )
-    sweeps = {
-        spec.signature: {
-            w: sum(
-                rounds.measurements[f"{spec.signature} at {i} -> {o}"].median_s
-                for i, o in _pair(spec, w)
-            )
-            for w in sweep_widths(_wide(spec))
-        }
-        for spec in swept
+    work = [(s, size) for s in swept for w in sweep_widths(_wide(s)) for size in _pair(s, w)]
+    builder = Builder(work, setting)
+    cases = {_label(spec, *size): builder.case(spec, *size) for spec, size in work}
+    # In two orders, so that no width always profits from the one before it.
+    orders = [random.Random(seed + i).sample(list(cases), len(cases)) for i in range(2)]
+    points = {
+        s.signature: {w: [_label(s, *x) for x in _pair(s, w)] for w in sweep_widths(_wide(s))}
+        for s in swept
     }
-    return sweeps, rounds
+    return _Made({}, [[(label, cases[label]) for label in order] for order in orders], points)
 
 
-def _time_rows(
-    swept: Sequence[LayerSpec],
-    runtime: Runtime,
-    setting: Setting,
-    min_s: float,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[Sweeps, Rounds]:
+def _rows(swept: Sequence[LayerSpec], runtime: Runtime, setting: Setting, seed: int) -> _Made:
     """Layers in a row in the runtime, every second one's output at the swept width."""
-    cases: dict[str, Case] = {}
-    with torch.inference_mode():
-        for spec in swept:
-            for width in sweep_widths(_wide(spec)):
-                sizes = _pair(spec, width) * PAIRS
-                made = [build(spec, i, o, setting.batch_size) for i, o in sizes]
-                row = nn.Sequential(
-                    *(module for module, _ in made if isinstance(module, nn.Module))
-                )
-                x = made[0][1].to(setting.device)
-                cases[f"{spec.signature} at {width}"] = call_of(runtime.build(row, x, setting), x)
-        rounds = measure_rounds(
-            cases,
-            anchor_workload(setting.device, setting.dtype),
-            setting.timer(),
-            rounds=MIN_ROUNDS,
-            min_s=min_s / 2,
-            seed=seed,
-            progress=progress,
-        )
-    sweeps = {
-        spec.signature: {
-            w: rounds.measurements[f"{spec.signature} at {w}"].median_s
-            for w in sweep_widths(_wide(spec))
-        }
-        for spec in swept
-    }
-    return sweeps, rounds
+    blocks: dict[str, Case] = {}
+    points: dict[str, dict[int, list[str]]] = {}
+    for spec in swept:
+        for width in sweep_widths(_wide(spec)):
+            sizes = _pair(spec, width)
+            made = [build(spec, i, o, setting.batch_size) for i, o in sizes * PAIRS]
+            row = nn.Sequential(*(module for module, _ in made if isinstance(module, nn.Module)))
+            x, label = made[0][1].to(setting.device), _label(spec, *sizes[0])
+            blocks[label] = call_of(runtime.build(row, x, setting), x)
+            points.setdefault(spec.signature, {})[width] = [label]
+    return _Made(blocks, [], points)
+
+
+def _label(spec: LayerSpec, in_channels: int, out_channels: int) -> str:
+    return f"{spec.signature} at {in_channels} -> {out_channels}"
 
 
 def _wide(spec: LayerSpec) -> int:
