@@ -9,6 +9,7 @@ from typing import Any
 
 from hwprofiles.cost_profile import Profile
 from hwprofiles.device import RuntimeFingerprint, fingerprint
+from hwprofiles.facts import Facts
 from hwprofiles.fit import LayerFit, Point, WeightsFit, fit_layer, fit_scale, fit_weights
 from hwprofiles.layers import Coefficients, LayerSpec
 from hwprofiles.plan import Widths
@@ -23,7 +24,6 @@ from hwprofiles.schema import (
     Latency,
     LatencyCoefficients,
     LayerProfile,
-    Memory,
     Protocol,
     Sample,
     Units,
@@ -54,7 +54,7 @@ def assemble(
     unique: Mapping[str, LayerSpec],
     divisor: ChannelDivisor,
     timed: Timed,
-    memories: Mapping[str, Memory],
+    facts: Mapping[str, Facts],
     protocol: Protocol,
     created: Created,
 ) -> Profile:
@@ -103,7 +103,7 @@ def assemble(
                 scale,
                 workload.runtime == "eager",
                 t,
-                memories[label],
+                facts[label],
             )
             for label, t in traced.items()
         },
@@ -153,18 +153,23 @@ def _end_to_end(
     scale: float,
     eager: bool,
     traced: Traced,
-    memories: Memory,
+    facts: Facts,
 ) -> EndToEnd:
     return EndToEnd(
         **_quartiles(measured),
-        p90_s=measured.quantile(0.9),
-        p99_s=measured.quantile(0.99),
+        p90_s=facts.tail.p90_s,
+        p99_s=facts.tail.p99_s,
+        calls=facts.tail.calls,
+        first_call_s=facts.fresh.first_call_s,
+        load_s=facts.fresh.load_s,
+        file_bytes=facts.file_bytes,
+        fused=facts.fused,
         sum_of_layers_s=total,
         explained=total / measured.median_s if eager else None,
         calibrated_error=scale * total / measured.median_s - 1,
         macs=sum(s.macs for s in traced.layers),
         params=sum(s.params for s in traced.layers),
-        memory=memories,
+        memory=facts.memory,
         unattributed_ops=traced.views,
     )
 

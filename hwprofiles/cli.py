@@ -34,7 +34,7 @@ from hwprofiles.options import (
 from hwprofiles.processor import usable_cores
 from hwprofiles.profile_file import json_schema, load, save, seal
 from hwprofiles.runtimes import RUNTIMES
-from hwprofiles.show import show_comparison, show_layers, show_summary
+from hwprofiles.show import show_comparison, show_fused, show_layers, show_summary
 from hwprofiles.target import Target, setting_differences
 from hwprofiles.terminal import EXIT_DIFFERENT, console, new_app, progress_bar, run_app
 
@@ -94,11 +94,16 @@ def measure(
 @app.command()
 def show(
     file: Annotated[str, typer.Argument(help="A profile, or the name of one that is shipped.")],
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Also which layers the runtime runs as one.")
+    ] = False,
 ) -> None:
     """Print a profile as tables. Example: hwprofiles show resnet18.yaml"""
     profile = load(file)
     show_summary(profile)
     show_layers(profile)
+    if fused:
+        show_fused(profile)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from typing import Self
+from typing import Literal, Self
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ from hwprofiles.device import Difference, Fingerprint, differences, fingerprint
 from hwprofiles.fields import MAX_NAME, Section, printable
 from hwprofiles.layer_table import layer_table
 from hwprofiles.layers import Coefficients, LayerSpec
+from hwprofiles.network_table import network_table
 from hwprofiles.runtimes import find_runtime
 from hwprofiles.runtimes.base import Setting
 from hwprofiles.schema import (
@@ -99,15 +100,27 @@ class Profile(Section):
             table = self.to_frame().to_html(escape=True)
         return f"<pre>{html.escape(repr(self))}</pre>{table}"
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a layer, in the file's order.
+    def to_frame(self, of: Literal["layers", "networks"] = "layers") -> pd.DataFrame:
+        """A row a layer in the file's order, or a row an uncut network.
 
-        Columns: signature, type, form, runs (in all models), macs, params, activation_bytes,
-        dense_s (median seconds a call alone at full width, in eager mode), q25_s, q75_s, spread
-        ((q75_s - q25_s) / dense_s), n (readings), fit_error (mean relative error at the samples),
-        all NaN where it was not timed alone; and const_s, per_in_s, per_out_s, per_in_out_s, what
-        it adds to a network.
+        Columns of layers: signature, type, form, runs (in all models), macs, params,
+        activation_bytes, dense_s (median seconds a call alone at full width, in eager mode), q25_s,
+        q75_s, spread ((q75_s - q25_s) / dense_s), n (readings), fit_error (mean relative error at
+        the samples), all NaN where it was not timed alone; and const_s, per_in_s, per_out_s,
+        per_in_out_s, what it adds to a network.
+
+        Columns of networks: model, median_s, q25_s, q75_s, n, p90_s, p99_s, calls (single ones,
+        that these two are of), first_call_s, load_s, file_bytes, peak_bytes, peak_analytic_bytes,
+        parameter_bytes, macs, params, fused (groups of layers that run as one). What is not known
+        is NaN.
+
+        Raises:
+            ValueError: there is no such table.
         """
+        if of not in ("layers", "networks"):
+            raise ValueError(f"of: {of!r}, allowed are layers and networks")
+        if of == "networks":
+            return network_table(self.dense)
         return layer_table(self.layers, self.cost)
 
     @property

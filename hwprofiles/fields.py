@@ -21,6 +21,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Ratio = Annotated[float, Field(ge=0, le=1e6)]
 Off = Annotated[float, Field(ge=-1, le=1e6)]  # one number over another, less 1
 Text = Annotated[str, Field(max_length=1000)]
+Names = Annotated[str, Field(max_length=20_000)]  # several, with " + " between them
 
 
 MAX_NAME = 200  # characters

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor, nn
 
-from hwprofiles import memory
 from hwprofiles._version import __version__
 from hwprofiles.allocator import keep_freed_memory
 from hwprofiles.assemble import Timed, assemble
 from hwprofiles.cost_profile import Profile
 from hwprofiles.device import check_device
 from hwprofiles.divisor import sweep_channel_divisor
+from hwprofiles.facts import gather_facts
 from hwprofiles.fields import check_name
 from hwprofiles.plan import Widths, plan_chains
 from hwprofiles.runtimes import find_runtime
@@ -26,7 +26,6 @@ from hwprofiles.runtimes.timers import Case
 from hwprofiles.schema import (
     Anchor,
     Created,
-    Memory,
     Protocol,
     Workload,
 )
@@ -117,11 +116,15 @@ def measure(
         timed = _time_everything(
             traced, runners, x, divisor.value, setting, rounds, min_s, seed, progress
         )
-        memories = {}
-        for i, (label, network) in enumerate(networks.items()):
-            report("memory", i, len(networks))
-            memories[label] = _memory(network, x, traced[label], threads, runtime)
-        report("memory", len(networks), len(networks))
+        facts = {}
+        with torch.inference_mode():
+            for i, (label, network) in enumerate(networks.items()):
+                report("facts", i, len(networks))
+                typical_s = timed.networks[label].median_s
+                facts[label] = gather_facts(
+                    in_runtime, network, runners[label], x, setting, traced[label], typical_s
+                )
+        report("facts", len(networks), len(networks))
     workload = Workload(
         device="cuda" if device == "cuda" else "cpu",
         models=list(models),
@@ -141,7 +144,7 @@ def measure(
         unique,
         divisor,
         timed,
-        memories,
+        facts,
         _protocol(timed.rounds, contention, setting),
         Created(
             utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -271,18 +274,6 @@ def _time_everything(
         {s: {w: times[key] for w, key in keys.items()} for s, keys in layers.items()},
         {label: times[label] for label in networks},
         timed,
-    )
-
-
-def _memory(network: nn.Module, x: Tensor, traced: Traced, threads: int, runtime: str) -> Memory:
-    return Memory(
-        parameter_bytes=memory.parameter_bytes(network),
-        activation_bytes=sum(s.activation_bytes for s in traced.layers) * len(x),
-        peak_analytic_bytes=memory.peak_analytic_bytes(network, x),
-        # A fresh process measures it in eager mode only.
-        peak_measured_bytes=(
-            memory.peak_measured_bytes(network, x, threads) if runtime == "eager" else None
-        ),
     )
 
 

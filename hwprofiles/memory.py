@@ -1,25 +1,17 @@
-"""Inference memory: exact sums, an analytic peak, and the measured peak.
+"""Inference memory: exact sums, an analytic peak, and the peak that CUDA's allocator measures.
 
-On the CPU the measured peak is that of a fresh process, which runs this file: a process knows its
-lifetime maximum only, and the allocator keeps what was freed.
+On the CPU a peak is measured in a fresh process (``fresh_process.py``).
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
-import tempfile
 import weakref
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-TIMEOUT_S = 300
 
 
 def parameter_bytes(model: nn.Module) -> int:
@@ -74,73 +66,21 @@ class _LiveBytes(TorchDispatchMode):
             self.now -= size
 
 
-def peak_measured_bytes(model: nn.Module, x: Tensor, threads: int) -> int | None:
-    """Peak of one forward pass, parameters included; None where it cannot be measured.
+def peak_cuda_bytes(runner: Callable[[Tensor], object], x: Tensor) -> int:
+    """How much CUDA memory a call takes at most, the input included and parameters not.
 
     Args:
-        model: on the device to be measured.
-        x: [B, ...] on the same device.
-        threads: of the fresh process.
+        runner: PyTorch's allocator serves it.
+        x: [B, ...] on the device.
     """
-    if x.is_cuda:
-        return _cuda_peak(model, x)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt"
-        try:
-            torch.save((model, x), path)
-        except (pickle.PicklingError, AttributeError, TypeError, RuntimeError):
-            return None  # a class that another process cannot import
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        try:
-            done = subprocess.run(
-                # -P: this package's folder is not searched for modules.
-                [sys.executable, "-P", __file__, str(path), str(threads)],
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                env=environment,
-            )
-        except subprocess.TimeoutExpired:
-            return None
-    return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else None
-
-
-def _cuda_peak(model: nn.Module, x: Tensor) -> int:
     with torch.inference_mode():
-        model(x)
+        runner(x)
         torch.cuda.synchronize(x.device)
         torch.cuda.reset_peak_memory_stats(x.device)
         before = torch.cuda.memory_allocated(x.device)
-        model(x)
+        runner(x)
         torch.cuda.synchronize(x.device)
-    grown = torch.cuda.max_memory_allocated(x.device) - before
-    return parameter_bytes(model) + x.numel() * x.element_size() + grown
-
-
-def _here(path: str, threads: int) -> int | None:
-    """Run the model in ``path`` in this process: how much its peak memory grew, in bytes."""
-    torch.set_num_threads(threads)
-    with torch.inference_mode():
-        # The libraries' own set-up and the code that the model imports are not its memory.
-        torch.load(path, weights_only=False, map_location="meta")
-        nn.Conv2d(8, 8, 3)(torch.zeros(1, 8, 16, 16))
-        nn.Linear(256, 256)(torch.zeros(64, 256))
-        before = _status_bytes("VmRSS")
-        model, x = torch.load(path, weights_only=False)  # written by peak_measured_bytes
-        model(x)
-    peak = _status_bytes("VmHWM")
-    return None if before is None or peak is None else max(peak - before, 0)
-
-
-def _status_bytes(field: str) -> int | None:
-    """A line of /proc/self/status; None without one.
-
-    Not getrusage: its ru_maxrss is inherited from the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    kib = next((line.split()[1] for line in lines if line.startswith(f"{field}:")), None)
-    return None if kib is None else int(kib) * 1024
+    return torch.cuda.max_memory_allocated(x.device) - before + x.numel() * x.element_size()
 
 
 def _address(t: Tensor) -> int:
@@ -153,7 +93,3 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [t for item in value for t in _tensors(item)]
     return []
-
-
-if __name__ == "__main__":
-    print(_here(sys.argv[1], int(sys.argv[2])))

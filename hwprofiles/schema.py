@@ -12,6 +12,7 @@ from hwprofiles.fields import (
     Count,
     Macs,
     Name,
+    Names,
     Off,
     Params,
     Ratio,
@@ -283,15 +284,32 @@ class Memory(Section):
         description="parameters, buffers and the tensors alive at the worst moment"
     )
     peak_measured_bytes: Bytes | None = Field(
-        description="of a fresh process, or of the CUDA allocator; null: could not be measured"
+        description="in the runtime: of a fresh process, less the libraries, or of the CUDA "
+        "allocator; null: could not be measured"
     )
 
 
 class EndToEnd(Latency):
     """One whole dense network."""
 
-    p90_s: Time | None = Field(description="90 % of the calls are faster; null: not told")
-    p99_s: Time | None
+    p90_s: Time | None = Field(description="90 % of single calls are faster; null: not told")
+    p99_s: Time | None = Field(description="99 % are; null: not told, or too few calls")
+    calls: Count | None = Field(
+        default=None, description="single calls that these two are of; null: not told"
+    )
+    first_call_s: Time | None = Field(
+        default=None, description="first call in a fresh process; null: could not be measured"
+    )
+    load_s: Time | None = Field(
+        default=None, description="reading, rewriting, compiling before it; null: as above"
+    )
+    file_bytes: Count | None = Field(
+        default=None, description="of the file or files that the runtime reads; null: reads none"
+    )
+    fused: list[Names] | None = Field(
+        default=None,
+        description="what the runtime runs as one, in the file's names; null: it does not say",
+    )
     sum_of_layers_s: Time | None = Field(
         description="of the layers alone, in eager mode; null: not timed"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.table import Table
 
 from hwprofiles.cost_profile import Profile
-from hwprofiles.schema import Calibration
+from hwprofiles.schema import Calibration, EndToEnd
 from hwprofiles.terminal import console
 
 HEADLINES: dict[str, Callable[[Profile], float]] = {
@@ -53,14 +53,12 @@ def show_summary(profile: Profile) -> None:
     table.add_row("channel divisor", str(profile.channel_divisor))
     table.add_row("calibration", _calibration(profile.calibration))
     for model, dense in profile.dense.items():
-        measured = dense.memory.peak_measured_bytes
-        peak = "not measured" if measured is None else f"{measured / 2**20:.1f} MiB"
         table.add_row(
             model,
             f"{_time(dense.median_s)}{_explained(dense.explained)}; "
-            f"{dense.macs / 1e6:.1f} M MACs, {dense.params:,} parameters; peak memory {peak}, "
-            f"analytic {dense.memory.peak_analytic_bytes / 2**20:.1f} MiB",
+            f"{dense.macs / 1e6:.1f} M MACs, {dense.params:,} parameters",
         )
+        table.add_row("", _facts(dense))
     for v in profile.validation:
         table.add_row(
             f"validation, {v.model}",
@@ -69,6 +67,22 @@ def show_summary(profile: Profile) -> None:
             f"alone {v.macs_alone.kendall_tau:.2f}); noise floor {_share(v.noise_floor)}",
         )
     console.print(table)
+
+
+def _facts(d: EndToEnd) -> str:
+    """What its users ask for beside the median; what is not known is left out."""
+    peak = d.memory.peak_measured_bytes
+    facts = {
+        "p90": _optional(_time, d.p90_s),
+        "p99": _optional(_time, d.p99_s),
+        "first call": _optional(_time, d.first_call_s),
+        "made ready in": _optional(_time, d.load_s),
+        "file": _optional(_mebibytes, d.file_bytes),
+        "peak memory": _optional(_mebibytes, peak) or "not measured",
+        "analytic": _mebibytes(d.memory.peak_analytic_bytes),
+        "fused": None if d.fused is None else f"{len(d.fused)} groups of layers",
+    }
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
 
 
 def show_layers(profile: Profile) -> None:
@@ -93,6 +107,15 @@ def show_layers(profile: Profile) -> None:
             "-" if known is None else f"{_time(known.low_s)} .. {_time(known.high_s)}",
         )
     console.print(table)
+
+
+def show_fused(profile: Profile) -> None:
+    """Print what the runtime runs as one, a line a group, in the names of its file."""
+    for model, dense in profile.dense.items():
+        if dense.fused is not None:
+            console.print(f"{model}: {len(dense.fused)} groups of layers run as one", markup=False)
+            for group in dense.fused:
+                console.print(f"  {group}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_comparison(first: Profile, second: Profile) -> None:
@@ -136,6 +159,14 @@ def _calibration(c: Calibration) -> str:
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def _optional(show: Callable[[float], str], value: float | None) -> str | None:
+    return None if value is None else show(value)
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:.1f} MiB"
 
 
 def _share(share: float | None) -> str:

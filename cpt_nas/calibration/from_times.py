@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -17,7 +16,8 @@ import timm
 import torch
 
 import hwprofiles
-from cpt_nas.calibration.kit import Manifest, Times, read_manifest, read_times
+from cpt_nas.calibration.kit import Manifest, read_manifest
+from cpt_nas.calibration.kit_table import Row, Times, read_times
 from cpt_nas.calibration.random_structures import candidate
 from cpt_nas.costs.cost_model import build_cost
 from cpt_nas.costs.terms import PARAMETER
@@ -42,20 +42,6 @@ from hwprofiles.validation import LEAST, judged, validation_networks
 NOT_TOLD = "not told"
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of the table."""
-
-    median_s: float
-    q25_s: float
-    q75_s: float
-    n: int
-
-    @property
-    def spread(self) -> float:
-        return (self.q75_s - self.q25_s) / self.median_s
-
-
 def profile_from_times(path: str | Path, name: str | None = None) -> Profile:
     """The profile of the device that filled in a kit's table.
 
@@ -71,7 +57,7 @@ def profile_from_times(path: str | Path, name: str | None = None) -> Profile:
     path = Path(path)
     manifest = read_manifest(path.parent)
     times = read_times(path, manifest)
-    rows = {label: _Row(*values) for label, values in times.seconds.items()}
+    rows = times.rows
     if not timm.is_model(manifest.model):
         raise ValueError(f"model: {manifest.model!r} of the kit is not in timm's registry")
     model = timm.create_model(manifest.model, **manifest.model_kwargs)
@@ -231,7 +217,7 @@ def _layers(specs: list[LayerSpec], networks: list[Candidate], model: str) -> li
 
 
 def _end_to_end(
-    model: torch.nn.Module, row: _Row, specs: list[LayerSpec], manifest: Manifest
+    model: torch.nn.Module, row: Row, specs: list[LayerSpec], manifest: Manifest
 ) -> EndToEnd:
     x = torch.zeros(manifest.batch_size, *manifest.input_size)
     return EndToEnd(
@@ -239,8 +225,10 @@ def _end_to_end(
         q25_s=row.q25_s,
         q75_s=row.q75_s,
         n=row.n,
-        p90_s=None,
-        p99_s=None,
+        p90_s=row.p90_s,
+        p99_s=row.p99_s,
+        first_call_s=row.first_call_s,
+        file_bytes=manifest.networks[0].bytes,
         sum_of_layers_s=None,
         explained=None,
         calibrated_error=0.0,

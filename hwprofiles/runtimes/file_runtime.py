@@ -46,6 +46,13 @@ class FileRuntime(Runtime):
             RuntimeBuildError: the runtime does not read it.
         """
 
+    def fused(self, files: Files, setting: Setting) -> list[str] | None:
+        """What the runtime runs as one, as 'conv + add + relu' in the names of its file.
+
+        None where it does not say. For reading only: it is asked in a session of its own.
+        """
+        return None
+
     def build(self, model: nn.Module, example: Tensor, setting: Setting) -> Runner:
         return self.load(self.convert(model, example), setting)
 

@@ -7,6 +7,8 @@ would measure that.
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +24,7 @@ from hwprofiles.runtimes.base import (
 )
 from hwprofiles.runtimes.file_runtime import FileRuntime, Files
 from hwprofiles.runtimes.onnx_file import EXPORTER, INPUT, OUTPUT, onnx_bytes
+from hwprofiles.runtimes.onnx_fusions import fused_nodes
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -55,24 +58,43 @@ class OnnxRuntime(FileRuntime):
         return {".onnx": onnx_bytes(model, example, dynamic_batch)}
 
     def load(self, files: Files, setting: Setting) -> Runner:
+        session = self._session(files, setting)
+        provider = self.provider(setting)
+        if session.get_providers()[0] != provider:  # it falls back to the CPU by itself
+            raise RuntimeBuildError(
+                f"runtime: {self.name} runs in {session.get_providers()[0]}, wanted is {provider}"
+            )
+        return _CpuRunner(session) if provider == CPU else _CudaRunner(session)
+
+    def fused(self, files: Files, setting: Setting) -> list[str] | None:
+        import onnx
+
+        if self.provider(setting) == TENSORRT:
+            return None  # whole subgraphs, whose inside it does not tell
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            self._session(files, setting, path)
+            optimized = onnx.load(path).graph
+        return fused_nodes(onnx.load_from_string(files[".onnx"]).graph, optimized, [INPUT])
+
+    def _session(self, files: Files, setting: Setting, optimized: Path | None = None) -> Any:
+        """``optimized``: where the graph is written that it makes of the file's."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
+        options.log_severity_level = 4 if optimized else 3  # it warns that the file is of this CPU
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider = self.provider(setting)
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
         try:
-            session = onnxruntime.InferenceSession(files[".onnx"], options, providers=[provider])
+            return onnxruntime.InferenceSession(
+                files[".onnx"], options, providers=[self.provider(setting)]
+            )
         except Exception as error:  # onnxruntime's own, of many kinds
             raise not_read(self.name, error) from error
-        if session.get_providers()[0] != provider:  # it falls back to the CPU by itself
-            raise RuntimeBuildError(
-                f"runtime: {self.name} runs in {session.get_providers()[0]}, wanted is {provider}"
-            )
-        return _CpuRunner(session) if provider == CPU else _CudaRunner(session)
 
     def provider(self, setting: Setting) -> str:
         return CUDA if setting.device.type == "cuda" else CPU

@@ -64,6 +64,19 @@ class OpenVino(FileRuntime):
             return {".xml": path.read_bytes(), ".bin": path.with_suffix(".bin").read_bytes()}
 
     def load(self, files: Files, setting: Setting) -> Runner:
+        return _Runner(self._compiled(files, setting))
+
+    def fused(self, files: Files, setting: Setting) -> list[str] | None:
+        groups = []
+        for node in self._compiled(files, setting).get_runtime_model().get_ordered_ops():
+            told = str(node.get_rt_info()["originalLayersNames"].astype(str))
+            names = dict.fromkeys(n.removesuffix("/WithoutBiases") for n in told.split(","))
+            # Folded into a constant is not executed.
+            if len(names) > 1 and node.get_rt_info()["layerType"].astype(str) != "Const":
+                groups.append(" + ".join(names))
+        return groups
+
+    def _compiled(self, files: Files, setting: Setting) -> Any:
         core = _core()
         hints = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[setting.dtype],
@@ -73,10 +86,9 @@ class OpenVino(FileRuntime):
         }
         try:
             graph = core.read_model(files[".xml"], files[".bin"])
-            compiled = core.compile_model(graph, "CPU", hints)
+            return core.compile_model(graph, "CPU", hints)
         except RuntimeError as error:
             raise not_read(self.name, error) from error
-        return _Runner(compiled)
 
 
 class _Runner:

@@ -264,3 +264,28 @@ def test_every_command_has_help_with_an_example() -> None:
         assert result.exit_code == 0 and f"Example: hwprofiles {command}" in " ".join(
             result.output.replace("│", " ").split()
         )
+
+
+def test_show_prints_what_readers_ask_for_and_leaves_out_what_is_not_known(
+    capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    content = load(file).model_dump(mode="json", by_alias=True)
+    known = {"p90_s": 2e-3, "p99_s": None, "first_call_s": 0.05, "load_s": None}
+    content["dense"]["tiny"] |= known | {"file_bytes": 2**21, "fused": ["/conv1/Conv + /act/Relu"]}
+    save(parse(content), file)
+    code, out, _ = run(capsys, "show", str(file), "--fused")
+    assert code == 0
+    assert "p90 2.00 ms, first call 50.00 ms, file 2.0 MiB, peak memory" in out
+    assert "fused 1 groups" in out and "/conv1/Conv + /act/Relu" in out
+    assert "p99" not in out and "made ready" not in out
+    assert "/conv1/Conv + /act/Relu" not in run(capsys, "show", str(file))[1]
+
+
+def test_the_table_of_networks_has_nan_for_what_is_not_known(tiny_profile: Profile) -> None:
+    content = tiny_profile.model_dump(mode="json", by_alias=True)
+    content["dense"]["tiny"] |= {"p90_s": None, "calls": None, "first_call_s": 0.25}
+    (row,) = parse(content).to_frame("networks").to_dict("records")
+    assert row["model"] == "tiny" and row["first_call_s"] == 0.25
+    assert all(row[key] != row[key] for key in ("p90_s", "calls", "file_bytes", "fused"))
+    with pytest.raises(ValueError, match="of: 'models', allowed are layers and networks"):
+        tiny_profile.to_frame("models")  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import hwprofiles
-from hwprofiles import Profile, measure, memory, trace
+from hwprofiles import Profile, fresh_process, measure, trace
 from hwprofiles.contention import ContentionMeter
+from hwprofiles.fresh_process import Fresh
 from tests.support.stand_ins import TinyNet
 
 QUICK = {"rounds": 10, "min_s": 0.0}
@@ -23,7 +24,7 @@ QUICK = {"rounds": 10, "min_s": 0.0}
 @pytest.fixture
 def no_memory_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the start of another process, which takes seconds."""
-    monkeypatch.setattr(memory, "peak_measured_bytes", lambda *_: None)
+    monkeypatch.setattr(fresh_process, "run_fresh", lambda *_: Fresh())
 
 
 def test_the_profile_holds_every_layer_of_the_model(tiny_profile: Profile, tiny: nn.Module) -> None:
@@ -48,6 +49,26 @@ def test_counts_and_memory(tiny_profile: Profile, tiny: nn.Module) -> None:
     assert dense.memory.peak_measured_bytes is not None
     assert dense.memory.peak_analytic_bytes > dense.memory.parameter_bytes
     assert dense.unattributed_ops == [":flatten"]
+
+
+def test_facts_for_readers(tiny_profile: Profile) -> None:
+    dense = tiny_profile.dense["tiny"]
+    assert dense.calls is not None and dense.calls >= 100
+    assert dense.p90_s is not None and dense.p99_s is not None and dense.p90_s <= dense.p99_s
+    assert dense.first_call_s is not None and dense.load_s is not None
+    # Eager mode reads no file and fuses nothing.
+    assert dense.file_bytes is None and dense.fused is None
+
+
+@pytest.mark.usefixtures("no_memory_run")
+def test_facts_of_a_runtime_that_reads_a_file(tiny: nn.Module) -> None:
+    pytest.importorskip("onnxruntime")
+    profile = measure({"tiny": tiny}, (3, 8, 8), runtime="onnxruntime", **QUICK)
+    dense = profile.dense["tiny"]
+    weights = 4 * sum(p.numel() for p in tiny.parameters())
+    assert dense.file_bytes is not None and weights < dense.file_bytes < weights + 4000
+    assert dense.fused and "/conv1/Conv + /act/Relu" in dense.fused
+    assert dense.first_call_s is None and dense.memory.peak_measured_bytes is None  # not measured
 
 
 def test_weights_add_up(tiny_profile: Profile) -> None:

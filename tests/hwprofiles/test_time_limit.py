@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hwprofiles import TimeLimit, measure, memory
+from hwprofiles import TimeLimit, fresh_process, measure
+from hwprofiles.fresh_process import Fresh
 from hwprofiles.runtimes.timers import CpuTimer
 from hwprofiles.timing import measure_rounds
 from tests.support.stand_ins import FakeClock, TinyNet
@@ -31,12 +32,12 @@ def test_what_ends_in_time_is_kept(clock: FakeClock) -> None:
     limit("rounds", 0, 2)
     clock.now = 5.0
     limit("rounds", 2, 2)
-    with pytest.raises(TimeoutError, match="during 'memory', 0 of 1"):
-        limit("memory", 0, 1)
+    with pytest.raises(TimeoutError, match="during 'facts', 0 of 1"):
+        limit("facts", 0, 1)
 
 
 def test_every_stage_of_measuring_begins_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "peak_measured_bytes", lambda *_: None)  # a process each
+    monkeypatch.setattr(fresh_process, "run_fresh", lambda *_: Fresh())  # a process each
     seen: list[tuple[str, int, int]] = []
     models = {"a": TinyNet(), "b": TinyNet(8)}
     measure(models, (3, 8, 8), rounds=10, min_s=0.0, progress=lambda *s: seen.append(s))
@@ -44,7 +45,7 @@ def test_every_stage_of_measuring_begins_with_a_word(monkeypatch: pytest.MonkeyP
     assert stages == [
         "tracing",
         *("channel divisor, warm-up", "channel divisor, rounds"),
-        *("warm-up", "rounds", "memory"),
+        *("warm-up", "rounds", "facts"),
     ]
     for stage in stages:
         states = [(done, total) for name, done, total in seen if name == stage]

@@ -11,7 +11,8 @@ import torch
 
 import hwprofiles
 from cpt_nas.calibration.from_times import profile_from_times
-from cpt_nas.calibration.kit import COLUMNS, TIMES, Manifest, read_manifest, write_kit
+from cpt_nas.calibration.kit import TIMES, Manifest, read_manifest, write_kit
+from cpt_nas.calibration.kit_table import COLUMNS, OPTIONAL
 from cpt_nas.calibration.random_structures import candidate
 from cpt_nas.costs.cost_model import build_cost, predict_latency
 from cpt_nas.pruning.search_space import find_branches
@@ -37,9 +38,10 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for network in manifest.networks:
         seconds = candidate(model, cost, network.structure).predict_s(truth)
-        rows.append(f"{network.name},{seconds},{0.99 * seconds},{1.01 * seconds},15")
+        tail = f"{1.02 * seconds},,{3 * seconds}"
+        rows.append(f"{network.name},{seconds},{0.99 * seconds},{1.01 * seconds},15,{tail}")
     head = ["# kit: " + manifest.id, "# runtime: tengine 2.1", "# provider: npu", "# threads: 2"]
-    head += ["# device: Board Q", "# cores: 4", ",".join(COLUMNS)]
+    head += ["# device: Board Q", "# cores: 4", ",".join([*COLUMNS, *OPTIONAL])]
     (folder / TIMES).write_text("\n".join([*head, *rows, ""]))
     return folder
 
@@ -63,6 +65,10 @@ def test_the_device_and_its_costs_are_in_the_profile(kit: Path, tmp_path: Path) 
     (v,) = profile.validation
     assert v.aligned.n == 6 and v.aligned.mape < 0.02 and v.noise_floor is None
     assert profile.dense[NAME].calibrated_error == pytest.approx(0, abs=0.02)
+    dense = profile.dense[NAME]
+    assert dense.p90_s == pytest.approx(1.02 * dense.median_s) and dense.p99_s is None
+    assert dense.first_call_s == pytest.approx(3 * dense.median_s)
+    assert dense.file_bytes == (kit / f"{read_manifest(kit).networks[0].name}.onnx").stat().st_size
     assert profile.doubts() == []
     assert profile.check()  # it is not this machine
 
@@ -84,10 +90,10 @@ def test_first_lines_need_not_be_there(kit: Path, manifest: Manifest, tmp_path: 
     lines = (kit / TIMES).read_text().splitlines()
     (tmp_path / "manifest.json").write_bytes((kit / "manifest.json").read_bytes())
     bare = [line for line in lines if not line.startswith("#")]
-    (tmp_path / TIMES).write_text("\n".join(bare))
+    (tmp_path / TIMES).write_text("\n".join([*bare, ""]))
     profile = profile_from_times(tmp_path / TIMES, "device")
     assert profile.fingerprint.device.name == "not told" and profile.workload.threads == 1
-    (tmp_path / TIMES).write_text("\n".join(["# threads: many", *bare]))
+    (tmp_path / TIMES).write_text("\n".join(["# threads: many", *bare, ""]))
     with pytest.raises(ValueError, match="times: # threads: many, allowed is 1 or more"):
         profile_from_times(tmp_path / TIMES)
 

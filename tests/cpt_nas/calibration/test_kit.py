@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 from cpt_nas.calibration import kit as kits
-from cpt_nas.calibration.kit import Manifest, read_manifest, read_times, write_kit
+from cpt_nas.calibration.kit import Manifest, read_manifest, write_kit
+from cpt_nas.calibration.kit_table import Row, read_times
 from cpt_nas.pruning.structure import cut_to
 from hwprofiles.runtimes.onnx_file import INPUT
 
@@ -103,17 +105,47 @@ def test_run_py_times_it_with_onnxruntime_and_numpy_alone(kit: Path, manifest: M
     assert done.returncode == 0, done.stderr
     assert "group 3 of 3: the dense network and 1" in done.stdout
     times = read_times(kit / kits.TIMES, manifest)
-    assert list(times.seconds) == [n.name for n in manifest.networks]
+    assert list(times.rows) == [n.name for n in manifest.networks]
     assert times.device["kit"] == manifest.id and times.device["threads"] == "1"
     assert times.device["runtime"] == f"onnxruntime {onnxruntime.__version__}"
-    assert times.seconds[manifest.networks[0].name][3] == 9 and "cpt_nas" not in source
+    dense, cut = (times.rows[manifest.networks[i].name] for i in (0, 1))
+    assert dense.n == 9 and "cpt_nas" not in source
+    # 27 calls of the dense network, 9 of another one: a tenth, and no hundredth of them, is a call.
+    assert dense.p90_s is not None and dense.p99_s is None and cut.p90_s is None
+    assert dense.first_call_s is not None and cut.first_call_s is not None
     (kit / kits.TIMES).unlink()
 
 
 def test_a_filled_in_table_is_read(table: Path, manifest: Manifest) -> None:
     times = read_times(table, manifest)
     assert times.device == {"kit": manifest.id, "device": "abacus"}
-    assert times.seconds[manifest.networks[2].name] == pytest.approx((3e-4, 3e-4, 6e-4, 15))
+    assert times.rows[manifest.networks[2].name] == Row(
+        pytest.approx(3e-4), pytest.approx(3e-4), pytest.approx(6e-4), 15
+    )
+
+
+def test_what_is_known_of_single_calls_may_be_there(table: Path, manifest: Manifest) -> None:
+    head, rows = table.read_text().split("n\n", 1)
+    lines = [f"{line},0.02,{'' if i else 0.01}" for i, line in enumerate(rows.splitlines())]
+    # With a byte order mark and line breaks as a spreadsheet writes them.
+    text = "\ufeff" + head + "n,first_call_s,p90_s\n" + "\n".join(lines) + "\n"
+    table.write_bytes(text.replace("\n", "\r\n").encode())
+    times = read_times(table, manifest)
+    first, second = (times.rows[manifest.networks[i].name] for i in (0, 1))
+    assert (first.first_call_s, first.p90_s, first.p99_s) == (0.02, 0.01, None)
+    assert (second.first_call_s, second.p90_s) == (0.02, None)  # never 0
+
+
+def test_run_py_refuses_a_file_that_is_not_the_kits(kit: Path, tmp_path: Path) -> None:
+    shutil.copytree(kit, tmp_path / "kit")
+    broken = sorted((tmp_path / "kit").glob("*.onnx"))[2]
+    broken.write_bytes(broken.read_bytes()[:-1])
+    command = [sys.executable, "-I", kits.RUN, "--rounds", "1"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "kit", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0 and not (tmp_path / "kit" / kits.TIMES).exists()
+    assert done.stderr == f"{broken.name}: is not as it was written; copy the kit once more\n"
 
 
 Rows = list[str]
@@ -142,6 +174,12 @@ WRONG: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "negative": (_cells("-1,-1,1,9"), r"line 6: .*expected is 0 < q25_s"),
     "not a number": (_cells("nan,nan,nan,9"), r"line 6: .*expected is 0 < q25_s"),
     "a word": (_cells("fast,1,1,9"), r"line 6: .*numbers in all but the first"),
+    "no line break at the end": (lambda rows: [*rows[:-1], rows[-1] + "\r"], r"line 13: the last"),
+    "a column twice": (_line(2, "network,seconds,q25_s,q75_s,n,p90_s,p90_s"), r"line 3: .*header"),
+    "an unknown column": (_line(2, "network,seconds,q25_s,q75_s,n,ms"), r"line 3: .*the header"),
+    "nothing in a line": (_line(7, ""), r"line 8: network '', expected is"),
+    "a quote that is left open": (_cells('"1,1,1,9'), r"line 6: .*numbers in all but the first"),
+    "a long device": (_line(1, f"# device: {'x' * 5000}"), r"line 2: .*at most 200 printable"),
     "empty": (lambda rows: [], r"line 1: 'the end of the file', expected is the header"),
 }
 
@@ -149,7 +187,8 @@ WRONG: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_table_is_refused_by_its_line(what: str, table: Path, manifest: Manifest) -> None:
     damage, message = WRONG[what]
-    table.write_text("\n".join(damage(table.read_text().splitlines())))
+    rows = damage(table.read_text().splitlines())
+    table.write_text("".join(f"{row}\n" for row in rows).removesuffix("\r\n"))
     with pytest.raises(ValueError, match=message) as caught:
         read_times(table, manifest)
     assert "\n" not in str(caught.value) and str(table) in str(caught.value)
@@ -180,7 +219,29 @@ def test_a_folder_with_anything_else_is_refused(model: nn.Module, tmp_path: Path
 
 
 def test_what_a_killed_one_left_is_replaced(model: nn.Module, tmp_path: Path) -> None:
-    (tmp_path / "0a1b2c-001.onnx.tmp").write_text("half")
+    (tmp_path / ".unfinished-manifest.json").mkdir()
+    (tmp_path / ".unfinished-manifest.json" / "0a1b2c-001.onnx.tmp").write_text("half")
     made = write_kit(tmp_path, NAME, model, SIZE, KWARGS, networks=2, unseen=1, channel_divisor=4)
     files = {f"{n.name}.onnx" for n in made.networks}
     assert {f.name for f in tmp_path.iterdir()} == files | {kits.RUN, kits.MANIFEST}
+
+
+class _Odd(nn.Module):
+    """An activation that no exporter takes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.linalg.eigvals(x.flatten(1)[:, :1, None]).real.sum()
+
+
+def test_a_model_that_cannot_be_exported_leaves_what_was_there(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    old = write_kit(tmp_path, NAME, model, SIZE, KWARGS, networks=2, unseen=1, channel_divisor=4)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    odd = copy.deepcopy(model)
+    odd.layer2[0].act1 = _Odd()
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(ValueError, match=r"because of layer2\.0\.act1 \(_Odd\): "):
+            write_kit(folder, NAME, odd, SIZE, KWARGS, networks=3, unseen=1, channel_divisor=4)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+    assert read_manifest(tmp_path) == old

@@ -13,7 +13,8 @@ from matplotlib.collections import PathCollection
 import cpt_nas as package
 import hwprofiles
 from cpt_nas.report.profile_figure import validation_figure
-from hwprofiles import Profile, cli, memory, terminal
+from hwprofiles import Profile, cli, fresh_process, terminal
+from hwprofiles.fresh_process import Fresh
 from hwprofiles.profile_file import parse
 from tests.support.profiles import synthetic_profile
 from tests.support.shell import Shell
@@ -32,7 +33,7 @@ search: {log_gamma: 0.1}
 @pytest.fixture
 def cpt_nas(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
     # Spares the start of another process, which takes seconds.
-    monkeypatch.setattr(memory, "peak_measured_bytes", lambda *_: None)
+    monkeypatch.setattr(fresh_process, "run_fresh", lambda *_: Fresh())
     monkeypatch.setattr(terminal.console, "width", 300)
     return Shell(monkeypatch, capfd)
 
