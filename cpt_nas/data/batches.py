@@ -37,6 +37,16 @@ class Batches(ABC):
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """[N] int64, of all training images."""
+
+    @property
+    @abstractmethod
+    def test_images(self) -> int:
+        """How many test images there are."""
+
     @abstractmethod
     def train(self, epoch: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """``steps`` shuffled, augmented batches: [B, C, H, W] float32 normalised, [B] int64."""

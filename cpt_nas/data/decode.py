@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ CHUNK = 32  # images handed to a thread at a time: large against the hand-over, 
 # Below, decoding is mostly Python under the interpreter's lock, and threads only get in each
 # other's way: 10,000 CIFAR images out of a tar.gz took 2.8 s without them, 4.4 s with four.
 SMALL_BYTES = 8 * 2**10
+CHECKSUM_BITS = 64
 LISTED = 20  # unreadable images in a message
 
 
@@ -34,14 +36,22 @@ class Findings:
     Attributes:
         unreadable: (name, why) of the images that cannot be read.
         remarks: what decoding has changed -> in how many images.
+        checksums: of all images, added up, so that the order in which they are read is no matter.
     """
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
+    checksums: int = 0
+
+    @property
+    def contents(self) -> str:
+        """Tells these images from others that differ in a name or a byte."""
+        return f"{self.checksums % 2**CHECKSUM_BITS:016x}"
 
     def __iadd__(self, other: Findings) -> Findings:
         self.unreadable += other.unreadable
         self.remarks += other.remarks
+        self.checksums += other.checksums
         return self
 
 
@@ -179,7 +189,17 @@ def _do(files: Sequence[File], chunk: list[Item], work: Work) -> Findings:
     findings = Findings()
     for index, read in chunk:
         try:
-            findings.remarks.update(work(index, read()))
+            content = read()
+            findings.remarks.update(work(index, content))
+            findings.checksums += _checksum(files[index].name, content)
         except (OSError, MemoryError, Unreadable) as error:
             findings.unreadable.append((files[index].name, reason(error)))
     return findings
+
+
+def _checksum(name: str, content: Content) -> int:
+    """Of an image's name, and its bytes or pixels."""
+    digest = hashlib.blake2b(name.encode("utf8", "surrogateescape"), digest_size=CHECKSUM_BITS // 8)
+    digest.update(b"\0")
+    digest.update(content if isinstance(content, bytes) else content.tobytes())
+    return int.from_bytes(digest.digest(), "big")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,18 +22,20 @@ class Images:
         labels: [N] int64, indices into ``classes``.
         classes: names, in the order of the labels.
         digest: of the names, sizes and labels of all images that these were chosen from.
+        contents: of what is in them; see :attr:`cpt_nas.data.decode.Findings.contents`.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     classes: tuple[str, ...]
     digest: str = ""
+    contents: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: torch.Tensor) -> Images:
-        return Images(self.images[indices], self.labels[indices], self.classes, self.digest)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 def load_digits(input_size: tuple[int, int, int]) -> tuple[Images, Images]:

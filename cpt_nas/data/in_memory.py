@@ -66,6 +66,14 @@ class MemoryBatches(Batches):
         self.std = per_channel("std", std, channels) or own_std
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
+    @property
+    def labels(self) -> Tensor:
+        return self.training.labels
+
+    @property
+    def test_images(self) -> int:
+        return len(self.testing)
+
     def identity(self) -> dict[str, Any]:
         return {
             "images": len(self.training),
@@ -75,6 +83,7 @@ class MemoryBatches(Batches):
             "augment": self.augment,
             "seed": self.seed,
             "names_sizes_labels": [self.training.digest, self.testing.digest],
+            "contents_of_images": [self.training.contents, self.testing.contents],
         }
 
     def train(self, epoch: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

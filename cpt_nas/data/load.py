@@ -13,6 +13,7 @@ from cpt_nas.data.batches import Batches, choose
 from cpt_nas.data.config import DataConfig, LoaderSettings
 from cpt_nas.data.decode import (
     LIMIT_BYTES,
+    Findings,
     UnreadableImages,
     check_split,
     decode_split,
@@ -81,9 +82,9 @@ def load_data(
             return _in_memory((both[0], both[1]), data, train, rank, world)
         from cpt_nas.data.streaming import LoaderBatches
 
-        for split in splits:
-            _check(split, data, report, console, rank, world)
-        return LoaderBatches(*splits, data, train, rank=rank, world=world)
+        read = [_check(split, data, report, console, rank, world) for split in splits]
+        contents = (read[0].contents, read[1].contents)
+        return LoaderBatches(*splits, data, train, rank=rank, world=world, contents=contents)
 
 
 def check_settings(data: DataConfig) -> None:
@@ -148,24 +149,28 @@ def _decode(
         pixels, found = decode_split(split, data.input_size, data.workers, report, limit_bytes)
         if found.unreadable:
             raise _unreadable(split, found.unreadable, console)
-        return Images(pixels, split.labels, split.classes, split.digest), found.remarks
+        of_all = (split.labels, split.classes, split.digest, found.contents)
+        return Images(pixels, *of_all), found.remarks
 
     images, remarks = together(work)
+    check_agreement({f"contents of {split.name}": images.contents})
     _say(console, split.summary(remarks))
     return images
 
 
 def _check(
     split: Split, data: DataConfig, report: Report, console: Console, rank: int, world: int
-) -> None:
+) -> Findings:
     """Look at every image of a split that will be read from disk; processes share the work."""
     share = slice(rank, None, world)
     found = check_split(split, data.input_size[0], share, data.workers, report)
-    everything = gather(found)
-    unreadable = [entry for part in everything for entry in part.unreadable]
-    if unreadable:
-        raise _unreadable(split, unreadable, console)
-    _say(console, split.summary(sum((part.remarks for part in everything), Counter())))
+    everything = Findings()
+    for part in gather(found):
+        everything += part
+    if everything.unreadable:
+        raise _unreadable(split, everything.unreadable, console)
+    _say(console, split.summary(everything.remarks))
+    return everything
 
 
 def _unreadable(

@@ -38,6 +38,8 @@ class LoaderBatches(Batches):
         data, train: sections of the recipe.
         rank, world: this process and how many share each step; above one, the processes must
             have joined a torch.distributed group.
+        contents: of the images of both splits, see
+            :attr:`cpt_nas.data.decode.Findings.contents`.
 
     Raises:
         ValueError: mean and std not one a channel, or a step that takes more images than there
@@ -53,8 +55,10 @@ class LoaderBatches(Batches):
         *,
         rank: int = 0,
         world: int = 1,
+        contents: tuple[str, str] = ("", ""),
     ) -> None:
         self.data, self.settings, self.rank, self.world = data, train, rank, world
+        self.contents = contents
         self.splits, self.classes = (training, testing), training.classes
         channels = data.input_size[0]
         self.training, self.testing = (SplitDataset(s, channels) for s in self.splits)
@@ -68,6 +72,14 @@ class LoaderBatches(Batches):
         self.mean = per_channel("mean", data.mean, channels) or mean
         self.std = per_channel("std", data.std, channels) or std
 
+    @property
+    def labels(self) -> torch.Tensor:
+        return self.training.split.labels[self.training.chosen]
+
+    @property
+    def test_images(self) -> int:
+        return len(self.testing)
+
     def identity(self) -> dict[str, Any]:
         return {
             "images": len(self.training),
@@ -77,6 +89,7 @@ class LoaderBatches(Batches):
             "augment": self.data.augment,
             "seed": self.settings.seed,
             "names_sizes_labels": [split.digest for split in self.splits],
+            "contents_of_images": list(self.contents),
         }
 
     def train(self, epoch: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

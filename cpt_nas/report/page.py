@@ -159,6 +159,7 @@ def _runs(runs: Sequence[Run], table: pd.DataFrame, latency: Latency) -> Section
     notes = []
     if unfinished:
         notes.append(f"Still running: {', '.join(unfinished)}; shown as of the last epoch.")
+    notes += [f"{run.name}: {doubt}." for run in runs for doubt in run.doubts]
     if not latency.settings:
         notes.append("No profile was given, so there are no latencies.")
     return Section(

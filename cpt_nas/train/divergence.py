@@ -10,12 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cpt_nas.data.batches import Batches
 from cpt_nas.search.backward import LostWeightsError
 from cpt_nas.train.checkpoint_file import LAST
 from cpt_nas.train.state import TrainingState
 
 EVERY = 10
 """Steps after which the losses of an accelerator are read: reading waits for it."""
+
+HOPELESS = 10.0
+"""A loss this many times that of guessing is a divergence, where nothing is classified by it."""
 
 ADVICE = "try a lower train.lr, train.warmup_epochs, or train.clip_grad"
 
@@ -74,6 +78,61 @@ def refuse_diverged(state: TrainingState, test_loss: float, output: Path) -> Non
     if what is not None:
         rate = state.optimizer.param_groups[0]["lr"]
         raise _diverged(what, state, output, state.step, state.epoch, rate)
+
+
+def guessing(labels: Tensor) -> tuple[float, float]:
+    """What a network comes to that knows how frequent each class is, and nothing of the images.
+
+    Args:
+        labels: [N] int64.
+
+    Returns:
+        Its mean cross-entropy, and the percentage of the images that it classifies rightly.
+    """
+    shares = labels.bincount().double() / len(labels)
+    return float(torch.special.entr(shares).sum()), 100 * float(shares.max())
+
+
+def no_better(accuracy: float, images: int, guess: float) -> bool:
+    """Whether an accuracy is what guessing gives, up to three standard deviations.
+
+    Args:
+        accuracy, guess: percent.
+        images: that it was found on.
+    """
+    share = guess / 100
+    return accuracy <= guess + 100 * 3 * math.sqrt(share * (1 - share) / images)
+
+
+def refuse_hopeless(state: TrainingState, data: Batches, output: Path) -> None:
+    """Check in the end that the last epoch was not a divergence with finite numbers.
+
+    Raises:
+        DivergedError: its loss is far above that of guessing, and its accuracy no better.
+    """
+    row, (loss, accuracy) = state.history[-1], guessing(data.labels)
+    if row.train_loss > HOPELESS * loss and no_better(row.train_acc, len(data.labels), accuracy):
+        raise DivergedError(
+            f"train: the loss of epoch {row.epoch} is {row.train_loss:.4g}, of guessing {loss:.4g},"
+            f" and {row.train_acc:.1f} % of the training images are classified rightly: diverged, "
+            f"nothing is exported; {ADVICE}; the last checkpoint is {output / LAST}"
+        )
+
+
+def doubts(accuracy: float, images: int, data: Batches) -> list[str]:
+    """What there is to say against a finished network, a line each.
+
+    Args:
+        accuracy: percent, on the test images.
+        images: how many those are.
+    """
+    _, guess = guessing(data.labels)
+    if not no_better(accuracy, images, guess):
+        return []
+    return [
+        f"accuracy {accuracy:.2f} % on the {images} test images is no better than guessing "
+        f"({guess:.2f} %): it has learnt nothing; train longer, or {ADVICE}"
+    ]
 
 
 @contextmanager

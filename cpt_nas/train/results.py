@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from cpt_nas.data.batches import Batches
 from cpt_nas.pruning.export import check_export, export
 from cpt_nas.train import run_folder
-from cpt_nas.train.divergence import refuse_diverged
+from cpt_nas.train.divergence import doubts, refuse_diverged, refuse_hopeless
 from cpt_nas.train.evaluate import Meter, evaluate
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.run_rows import HistoryRow, Result, as_json
@@ -64,13 +65,15 @@ def finish(
     data: Batches,
     device: torch.device,
     rank: int,
+    console: Console,
 ) -> dict[str, Any]:
     """Freeze, evaluate, export; write and return the result. Other ranks than 0 return {}.
 
     The result comes last: a run that says it is finished has everything.
 
     Raises:
-        DivergedError: the finished network's weights or its loss are not finite.
+        DivergedError: the finished network's weights or its loss are not finite, or it was
+            finite and hopeless.
     """
     if state.search is not None:
         state.search.finish(state.optimizer, state.ema)
@@ -79,6 +82,10 @@ def finish(
     structure = state.live_structure()
     loss, accuracy = evaluate(state.judged(), data, device)
     refuse_diverged(state, loss, output)
+    refuse_hopeless(state, data, output)
+    against = doubts(accuracy, data.test_images, data)
+    for doubt in against:
+        console.print(f"warning: {doubt}", markup=False, highlight=False, soft_wrap=True)
     run_folder.write_structure(output, structure)
     export_network(state, recipe, output, data)
     run_folder.write_layers(output, state.cost, state.structure, structure)
@@ -110,6 +117,7 @@ def finish(
             search.profile.fingerprint_id if search is not None and search.profile else None
         ),
         changes=state.changes,
+        doubts=against,
         **(search.summary() if search is not None else {}),
         **run_folder.provenance(),
     )

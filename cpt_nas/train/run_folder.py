@@ -204,6 +204,11 @@ class Run:
         return str(self.result["kind"])
 
     @property
+    def doubts(self) -> list[str]:
+        """What there is to say against the finished network."""
+        return list(self.result.get("doubts") or [])
+
+    @property
     def export(self) -> Path:
         return self.folder / EXPORT
 

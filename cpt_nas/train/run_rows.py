@@ -118,6 +118,7 @@ class Result:
         undecided_at_freeze: share of the gates that were undecided when the structure was frozen.
         changes: of the recipe between the parts of the training: ``epoch``, ``key``, ``was``,
             ``now``.
+        doubts: what there is to say against the network, a line each; none where it has learnt.
         versions: of Python and of the packages that the run used.
         commit: of the checkout that the code ran from; null where there was none.
         dirty: whether that checkout had changes.
@@ -154,6 +155,7 @@ class Result:
     forced: int | None = None
     undecided_at_freeze: float | None = None
     changes: list[dict[str, Any]] | None = None
+    doubts: list[str] | None = None
     versions: dict[str, str] | None = None
     commit: str | None = None
     dirty: bool | None = None

@@ -82,7 +82,7 @@ def train(
             checkpoint.begin(state, saved, output, recipe, profile, data, console)
         with told(state, output):
             learn(state, recipe, output, data, device, console, rank, world)
-        return finish(state, recipe, output, data, device, rank)
+        return finish(state, recipe, output, data, device, rank, console)
 
 
 def learn(

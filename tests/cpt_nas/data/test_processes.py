@@ -101,14 +101,33 @@ def test_a_run_goes_on_with_the_same_images_only(tmp_path, in_memory):
         load(root, in_memory=in_memory).load_state_dict(saved)
     (root / "train/dog/000a.png").rename(root / "train/cat/000.png")
 
+    before = (root / "test/cat/000.png").read_bytes()
     (root / "test/cat/000.png").write_bytes(encoded(9, size=(64, 64)))
     with pytest.raises(ValueError, match=r"names_sizes_labels\[1\] is"):
+        load(root, in_memory=in_memory).load_state_dict(saved)
+
+    (root / "test/cat/000.png").write_bytes(before)
+    load(root, in_memory=in_memory).load_state_dict(saved)
+
+    picture = bytearray((root / "train/dog/000.png").read_bytes())
+    picture[-1] ^= 1  # of the same size, as an image saved anew may be: behind the last pixel
+    (root / "train/dog/000.png").write_bytes(picture)
+    with pytest.raises(ValueError, match=r"contents_of_images\[0\] is .* when the run was saved"):
         load(root, in_memory=in_memory).load_state_dict(saved)
 
     for split in ("train", "test"):
         (root / split / "cat").rename(root / split / "Dog")
     with pytest.raises(ValueError, match=r"data: classes\[0\] is 'Dog', was 'cat' when"):
         load(root, in_memory=in_memory).load_state_dict(saved)
+
+
+def test_what_is_in_the_images_is_the_same_however_they_are_read(tmp_path):
+    """In one thread or four, into memory or not."""
+    root = write_root(tmp_path, suffix="")
+    memory, disk = (load(root, in_memory=m, workers=4).state_dict() for m in (True, False))
+    one = load(root, in_memory=True, workers=1).state_dict()
+    key = "contents_of_images"
+    assert memory[key] == disk[key] == one[key] and len(set(memory[key])) == 2
 
 
 def test_an_archive_of_a_folder_is_the_same_data(tmp_path):

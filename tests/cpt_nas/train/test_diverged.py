@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from cpt_nas.train import train as training
-from cpt_nas.train.divergence import DivergedError, LossWatch
+from cpt_nas.train.divergence import DivergedError, LossWatch, guessing, no_better
 from cpt_nas.train.evaluate import evaluate
 from cpt_nas.train.run_folder import load_run
 from cpt_nas.train.run_rows import as_json
@@ -98,6 +100,40 @@ def test_a_network_that_is_broken_in_the_end_is_not_exported(
         train(recipe(**SETTINGS, train={"epochs": 1}), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run" / "export").exists()
     assert not load_run(tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("search", [{}, None], ids=["search", "dense"])
+def test_a_divergence_with_finite_numbers_is_not_exported(
+    tmp_path: Path, search: dict | None
+) -> None:
+    """AdamW's steps are bounded: at a rate of 3000 the loss is ten thousand, and no number lost."""
+    high = {"lr": 3e3, "opt": "adamw", "warmup_epochs": 0, "epochs": 2}
+    with pytest.raises(DivergedError, match="of guessing 2.3, .* diverged, nothing is exported"):
+        train(recipe(**SETTINGS, train=high, search=search), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run" / "export").exists()
+    assert not load_run(tmp_path / "run").finished
+    torch.load(tmp_path / "run" / "last.pth.tar", weights_only=True)
+
+
+def test_a_network_that_has_learnt_nothing_is_told(tmp_path: Path) -> None:
+    """It may be what was wanted, of one step say; it is exported with a warning."""
+    console = Console(file=io.StringIO(), width=80)
+    still = recipe(**SETTINGS, train={"epochs": 1, "lr": 1e-9, "warmup_epochs": 0}, search=None)
+    result = train(still, tmp_path / "run", console=console)
+    assert "warning: accuracy" in console.file.getvalue()
+    (doubt,) = result["doubts"]
+    assert "on the 360 test images is no better than guessing (" in doubt
+    assert load_run(tmp_path / "run").doubts == [doubt]
+    assert (tmp_path / "run" / "export").is_dir()
+
+
+def test_guessing_knows_how_frequent_the_classes_are() -> None:
+    """A network that always says the most frequent of two classes has learnt nothing, either."""
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    loss, accuracy = guessing(labels)
+    assert loss == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+    assert accuracy == pytest.approx(90)
+    assert no_better(90, 1000, accuracy) and not no_better(94, 1000, accuracy)
 
 
 def test_an_accelerators_losses_are_read_now_and_then_and_the_first_is_named(
