@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cpt_nas.models.cifar_resnet import cifar_cfg
 from cpt_nas.pruning.arguments import refuse_loading
-from cpt_nas.pruning.export import PREPROCESSING, refuse_not_finite
+from cpt_nas.pruning.export import PREPROCESSING, checksum_of, refuse_not_finite
 from cpt_nas.pruning.structure import cut_to, load_structure
 
 __all__ = ["cpt_pruned"]
@@ -25,7 +25,7 @@ _FROM_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrain
 """What timm's factory hands on beside the arguments."""
 _ORIGIN = ("source", "file", "hf_hub_id", "num_classes")
 """What timm itself notes of a folder."""
-_IN_A_FOLDER = {"base", "structure"}
+_IN_A_FOLDER = {"base", "structure", "checksum"}
 """All arguments that an exported folder may hold."""
 
 
@@ -46,9 +46,12 @@ def cpt_pruned(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         raise ValueError(f"config.json: model_args: {sorted(strange)[0]!r} is not allowed")
     if "pretrained_model_args" in kwargs and not isinstance(kwargs.get("structure"), dict):
         raise ValueError("config.json: model_args.structure: must be a mapping")
+    checksum = kwargs.pop("checksum", None)
+    if "pretrained_model_args" in kwargs and not isinstance(checksum, str):
+        raise ValueError("config.json: model_args.checksum: is missing")
     factory = {key: kwargs.pop(key) for key in _FROM_TIMM if key in kwargs}
     refuse_loading("cpt_pruned", kwargs)
-    if missing := [key for key in sorted(_IN_A_FOLDER) if key not in kwargs]:
+    if missing := [key for key in ("base", "structure") if key not in kwargs]:
         raise ValueError(f"cpt_pruned: {missing[0]} is missing")
     base, structure = kwargs.pop("base"), load_structure(kwargs.pop("structure"))
     if base != structure.architecture:
@@ -63,7 +66,13 @@ def cpt_pruned(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return cut_to(timm.create_model(base, **given), structure)
 
     def fit(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        return fitted(state, model, stored, arguments)
+        adapted = fitted(state, model, stored, arguments)
+        if checksum is not None and checksum != checksum_of(structure, state):
+            raise ValueError(
+                "config.json: model_args.checksum: structure and weights are not those that were "
+                "exported together; export them anew (cpt_nas.export)"
+            )
+        return adapted
 
     feature_cfg: dict[str, Any] = {}
     if arguments.get("features_only"):  # timm takes five stages for granted

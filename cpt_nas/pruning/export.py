@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cpt_nas.pruning import surgery
+from cpt_nas.pruning.checksum import checksum
 from cpt_nas.pruning.probe import outputs, same
 from cpt_nas.pruning.structure import Structure, cut_to
 from hwprofiles.messages import naming
@@ -76,12 +77,19 @@ def export(
     model = build(structure)
     surgery.load_state_dict(model, state)
     refuse_not_finite(state)
-    config = _config(model, structure, preprocessing)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    config = _config(model, structure, preprocessing)
+    config["model_args"]["checksum"] = checksum_of(structure, weights)
     content = {CONFIG: json.dumps(config, indent=2).encode(), WEIGHTS: save(weights)}
     with _naming(Path(directory)):
         write_folder(Path(directory), content, CONFIG, lambda _: ())
     return Path(directory)
+
+
+def checksum_of(structure: Structure, weights: Mapping[str, Tensor]) -> str:
+    """Of a structure and its weights together: which unit a weight belongs to is part of it."""
+    said = json.dumps(structure.model_dump(), sort_keys=True)
+    return checksum({"structure": said, **{name: weights[name] for name in sorted(weights)}})
 
 
 def _config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import struct
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cpt_nas.pruning import checksum as checksums
 from hwprofiles.files import write_whole
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
@@ -103,28 +103,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def checksum(state: Mapping[str, Any]) -> str:
     """Of all values, bit for bit, but the checksum's own."""
-    sha = hashlib.sha256()
-    _feed(sha, {key: value for key, value in state.items() if key != "checksum"})
-    return sha.hexdigest()
-
-
-def _feed(sha: hashlib._Hash, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        sha.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        flat = torch.empty(value.numel(), dtype=value.dtype)  # dense, whatever the value's strides
-        flat.copy_(value.detach().reshape(-1))
-        sha.update(flat.view(torch.uint8).numpy().data)
-    elif isinstance(value, Mapping):
-        sha.update(f"mapping {len(value)}".encode())
-        for key, inner in value.items():
-            _feed(sha, key)
-            _feed(sha, inner)
-    elif isinstance(value, list | tuple):
-        sha.update(f"sequence {len(value)}".encode())
-        for inner in value:
-            _feed(sha, inner)
-    else:
-        sha.update(f"{type(value).__name__} {value!r}".encode())
+    return checksums.checksum({key: value for key, value in state.items() if key != "checksum"})
 
 
 def _check(path: Path, state: Any) -> None:

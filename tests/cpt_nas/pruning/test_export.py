@@ -230,6 +230,34 @@ def test_damaged_weights_are_refused(
         load(path, num_classes=classes)
 
 
+def exchanged(config: dict[str, Any]) -> None:
+    """Another unit takes the place of one: as many are left, and all shapes are the same."""
+    units = next(u for u in branch(config)["units"].values() if len(u["kept"]) < u["total"])
+    gone = sorted(set(range(units["total"])) - set(units["kept"]))
+    units["kept"] = sorted([*units["kept"][1:], gone[0]])
+
+
+def test_a_unit_exchanged_for_another_is_seen(folder: Path, tmp_path: Path) -> None:
+    path = damaged(folder, tmp_path / "bad", exchanged)
+    with pytest.raises(ValueError, match="^config.json: model_args.checksum: structure and weigh"):
+        load(path)
+
+
+def test_weights_exchanged_for_others_are_seen(folder: Path, tmp_path: Path) -> None:
+    path = damaged(folder, tmp_path / "bad", lambda config: None)
+    weights = load_file(path / "model.safetensors")
+    weights["bn1.weight"] = weights["bn1.weight"] * 2
+    save_file(weights, path / "model.safetensors")
+    with pytest.raises(ValueError, match="^config.json: model_args.checksum: structure and weigh"):
+        load(path)
+
+
+def test_a_folder_without_its_checksum_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = damaged(folder, tmp_path / "bad", lambda config: config["model_args"].pop("checksum"))
+    with pytest.raises(ValueError, match="^config.json: model_args.checksum: is missing"):
+        load(path)
+
+
 def test_a_file_that_is_cut_off_is_refused(folder: Path, tmp_path: Path) -> None:
     path = damaged(folder, tmp_path / "bad", lambda config: None)
     data = (path / "model.safetensors").read_bytes()
@@ -243,7 +271,7 @@ def test_a_file_that_is_cut_off_is_refused(folder: Path, tmp_path: Path) -> None
 def test_any_entry_of_a_structure_that_is_changed_is_refused_or_harmless(
     folder: Path, data: st.DataObject
 ) -> None:
-    """A kept unit exchanged for another is the one thing that no reader can see."""
+    """Where weights are loaded, too, a checksum sees more: a kept unit exchanged for another."""
     config = json.loads((folder / "config.json").read_text())
     structure = config["model_args"]["structure"]
     branches = structure["branches"]
