@@ -113,8 +113,12 @@ def _exit_code(application: typer.Typer, args: list[str], extras: Mapping[str, s
         if (error.name or "").partition(".")[0] not in extras:
             return _report_bug(application, args, error)
         return _refuse(missing_extra(error, extras))
-    except (ValueError, OSError, _UsageError) as error:
+    except (OSError, _UsageError) as error:
         return _refuse(error)
+    except ValueError as error:
+        if _is_of(application, error):
+            return _refuse(error)
+        return _report_bug(application, args, error)
     except typer.Abort:
         code = EXIT_ABORTED
     except Stopped as stopped:
@@ -145,6 +149,18 @@ def _refuse(error: BaseException | str) -> int:
     message = one_line(error, MOST_CHARACTERS - len(ERROR))
     print(f"{ERROR}{message}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
+
+
+def _is_of(application: typer.Typer, error: ValueError) -> bool:
+    """Whether the command's own package, or this one, has raised an error.
+
+    One of another library names no field that a user has set: nobody has foreseen it.
+    """
+    commands = [command.callback for command in application.registered_commands]
+    own = {__name__, *(command.__module__ for command in commands if command is not None)}
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    raised_in = str(frame.f_globals.get("__name__", ""))
+    return raised_in.partition(".")[0] in {name.partition(".")[0] for name in own}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ from hwprofiles.options import (
     create_models_at,
     limited,
 )
+from hwprofiles.output import refuse_foreign_file
 from hwprofiles.show import show_summary
 from hwprofiles.terminal import Report, missing_extra, progress_bar
 from hwprofiles.terminal import console as out
@@ -86,6 +88,7 @@ def profile(
     built, size = create_models_at(models, modules or [], input_size, model_kwargs or [])
     _need_branches(built)
     check_output(output)
+    _check_images(output, list(built) if structures else [])
     with progress_bar() as shown:
         report = limited(shown, time_limit, seconds)
         made = hwprofiles.measure(
@@ -123,6 +126,7 @@ def _profile_from(times: Path, models: list[str], output: Path, name: str | None
         raise ValueError(f"model: {', '.join(models)} given beside --from; the kit names its model")
     check_output(output)
     made = profile_from_times(times, name)
+    _check_images(output, [v.model for v in made.validation])
     hwprofiles.save(made, output)
     show_summary(made)
     out.print(f"wrote {output}")
@@ -159,6 +163,7 @@ def validate_profile(
     built = create_models([model], modules or [], defaults, model_kwargs or [])
     _need_branches(built)
     check_output(file)
+    _check_images(file, [model])
     with progress_bar() as shown:
         report = limited(shown, time_limit, seconds)
         result = validate(
@@ -182,6 +187,26 @@ def _need_branches(models: dict[str, nn.Module]) -> None:
             )
 
 
+def _image(file: Path, model: str) -> Path:
+    """Of a model, beside a profile's file."""
+    return file.with_name(f"{file.stem}-{model}.png")
+
+
+def _check_images(file: Path, models: Iterable[str]) -> None:
+    """Check, before any work, that the images beside a profile may be written.
+
+    Raises:
+        ValueError: one is there and is not a profile's.
+    """
+    try:
+        from cpt_nas.report.profile_figure import is_figure
+    except ModuleNotFoundError as error:
+        missing_extra(error, EXTRAS)
+        return  # none will be drawn
+    for model in models:
+        refuse_foreign_file(_image(file, model), "a profile's image", is_figure)
+
+
 def _draw(profile: hwprofiles.Profile, file: Path, models: list[str]) -> None:
     from cpt_nas.report.latency import describe_setting
 
@@ -192,7 +217,7 @@ def _draw(profile: hwprofiles.Profile, file: Path, models: list[str]) -> None:
         return
     for validation in profile.validation:
         if validation.model in models:
-            path = file.with_name(f"{file.stem}-{validation.model}.png")
+            path = _image(file, validation.model)
             save_figure(validation_figure(validation, describe_setting(profile)), path)
             out.print(f"wrote {path}")
 

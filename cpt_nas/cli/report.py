@@ -9,6 +9,7 @@ import typer
 
 from cpt_nas.cli import options
 from cpt_nas.cli.options import Output, Runs
+from hwprofiles.options import TIME_LIMIT_S, Limit
 
 
 def export(
@@ -35,6 +36,7 @@ def report(
     measure: Annotated[
         bool, typer.Option("--measure", help="Also measure every model in every profile's setting.")
     ] = False,
+    time_limit: Limit = TIME_LIMIT_S,
 ) -> None:
     """Compare runs: tables (CSV) and one HTML page.
 
@@ -42,7 +44,7 @@ def report(
     """
     from cpt_nas.report.report import report as make
 
-    make(runs, output, profile or (), measure=measure)
+    make(runs, output, profile or (), measure=measure, time_limit=time_limit)
     options.out.print(f"{output / 'report.html'}", soft_wrap=True)
 
 

@@ -161,6 +161,7 @@ class Sampler:
         gates = [g for g in self.gates.values() if isinstance(g, BernoulliGate)]
         if not module.training or not gates:
             return
+        check_wrapper(module)
         if not self.is_drawn:
             sizes = [len(g) for g in gates]
             uniform = torch.rand(sum(sizes), generator=self.generator)
@@ -174,6 +175,23 @@ class Sampler:
 
     def __reduce__(self) -> tuple[type[Sampler], tuple[Any, ...]]:
         return Sampler, (nn.ModuleDict(), None)  # a copy draws nothing
+
+
+def check_wrapper(model: nn.Module) -> None:
+    """Whether DistributedDataParallel, where it runs the model, knows its parameters.
+
+    Raises:
+        ValueError: it was wrapped before a cut; torch would wait for gradients of what has gone.
+    """
+    wrapper = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+    if wrapper is None or all(inner is not model for inner in wrapper.modules()):
+        return
+    known = {id(p) for p in wrapper._module_parameters}
+    if any(p.requires_grad and id(p) not in known for p in model.parameters()):
+        raise ValueError(
+            "model: it was cut after it was wrapped in DistributedDataParallel; wrap it anew "
+            "whenever search.step() returns True"
+        )
 
 
 Handles = list[RemovableHandle]

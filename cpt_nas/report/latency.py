@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from hwprofiles import Profile
 from hwprofiles.messages import naming
 from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import progress_bar
+from hwprofiles.time_limit import TimeLimit
 
 NAN = float("nan")
 MEASURED_S = 1.5  # a network, at least: fifteen rounds of a fast one are over in a machine's mood
@@ -59,6 +61,7 @@ def latency(
     profiles: dict[str, Profile],
     measure: bool = False,
     console: Console | None = None,
+    time_limit: float = math.inf,
 ) -> Latency:
     """Predict, and if asked measure, every finished run under every profile.
 
@@ -69,12 +72,14 @@ def latency(
         profiles: by name.
         measure: run the exported networks here, in each profile's setting.
         console: where progress goes; None: nowhere.
+        time_limit: seconds that measuring may take, of all profiles together.
 
     Raises:
         ValueError: a setting that this machine cannot run, or a broken export; names it.
+        TimeoutError: the time is over; names the profile.
     """
     finished = [run for run in runs if run.finished]
-    rows, notes = [], []
+    rows, notes, limit = [], [], TimeLimit(time_limit)
     for name, profile in profiles.items():
         notes += [f"{name} is doubtful: {doubt}." for doubt in profile.doubts()]
         predicted, unknown = predict(finished, profile)
@@ -82,7 +87,9 @@ def latency(
             notes.append(
                 f"{name} was not measured on all layers of {', '.join(unknown)}: no prediction."
             )
-        measured = _measure(finished, name, profile, console) if measure and finished else {}
+        measured = {}
+        if measure and finished:
+            measured = _measure(finished, name, profile, console, limit)
         if measure:
             notes += _differences(name, profile)
         noisy = [label for label, m in measured.items() if m.verdict != "ok"]
@@ -137,7 +144,7 @@ def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], li
 
 
 def _measure(
-    runs: Sequence[Run], name: str, profile: Profile, console: Console | None
+    runs: Sequence[Run], name: str, profile: Profile, console: Console | None, limit: TimeLimit
 ) -> dict[str, hwprofiles.Measurement]:
     w = profile.workload
     if w.device == "cuda" and not torch.cuda.is_available():
@@ -149,13 +156,18 @@ def _measure(
         x = torch.randn(shape, generator=generator).to(w.device, getattr(torch, w.dtype))
         models[run.name] = (load_export(run).eval(), x)
     with progress_bar(console or PlainConsole(quiet=True)) as report:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            report(f"{name}: {stage}", done, total)
+            limit(f"{name}: {stage}", done, total)
+
         return hwprofiles.time_models(
             models,
             threads=w.threads,
             min_s=MEASURED_S * len(models),
             channels_last=w.channels_last,
             runtime=w.runtime,
-            progress=lambda stage, done, total: report(f"{name}: {stage}", done, total),
+            progress=progress,
         )
 
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cpt_nas.report.axes import COLORS, literal
 from hwprofiles.schema_validation import ValidatedNetwork, Validation
+
+DESCRIPTION = "cpt-nas: a profile's predicted against measured latency"
+"""What an image says of itself, so that no other is taken for one and replaced."""
 
 
 def validation_figure(validation: Validation, setting: str) -> Figure:
@@ -64,12 +68,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={"Description": DESCRIPTION})
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def is_figure(path: Path) -> bool:
+    """Whether a file is one that :func:`save_figure` has written."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()
+            return image.info.get("Description") == DESCRIPTION
+    except (OSError, SyntaxError):  # Pillow's for a broken PNG
+        return False
 
 
 def _error(network: ValidatedNetwork) -> float:

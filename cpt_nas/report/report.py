@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def report(
     profiles: Sequence[str | Path] = (),
     measure: bool = False,
     console: Console | None = None,
+    time_limit: float = math.inf,
 ) -> Path:
     """Compare runs: tables as CSV, and report.html.
 
@@ -48,6 +50,7 @@ def report(
         profiles: files, or names of shipped ones; none: those the runs were searched under.
         measure: also measure every finished network here, in each profile's setting.
         console: where progress goes; None: stderr.
+        time_limit: seconds that measuring may take, of all profiles together.
 
     Returns:
         The page.
@@ -57,6 +60,7 @@ def report(
             missing or broken, or a setting that cannot be measured here; names it. Nothing has been
             written then.
         FileNotFoundError: no such profile.
+        TimeoutError: measuring took too long.
     """
     from cpt_nas.report import page
 
@@ -66,7 +70,9 @@ def report(
     chosen = load_profiles(profiles, loaded)
     if measure and not chosen:
         raise ValueError("--measure: needs a profile for its setting, and the runs have none")
-    times = latency(loaded, chosen, measure, console or PlainConsole(stderr=True))
+    times = latency(
+        loaded, chosen, measure, console or PlainConsole(stderr=True), time_limit
+    )
     contents = {
         "runs.csv": tables.runs_table(loaded, times.table),
         "layers.csv": tables.layers_table(loaded),

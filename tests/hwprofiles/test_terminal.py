@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import io
 import subprocess
 import sys
@@ -154,6 +155,28 @@ def test_what_nobody_has_foreseen_is_a_bug_with_its_traceback_in_a_file(
     text = file.read_text()
     assert text.startswith(f"prog {__version__}, Python ") and "prog --really" in text
     assert "Traceback" in text and "raise error" in text
+
+
+def test_another_librarys_value_error_is_a_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It names no field of ours; one that this program raises does, and is a user's mistake."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    app = new_app("program", "Does little.", "1")
+
+    @app.command()
+    def read() -> None:
+        json.loads("[")
+
+    @app.command()
+    def refuse() -> None:
+        raise ValueError("field: wrong")
+
+    for command, code in (("read", EXIT_BUG), ("refuse", 2)):
+        with pytest.raises(SystemExit) as left:
+            terminal.run_app(app, [command])
+        assert left.value.code == code
+    assert "a bug in program, please report it" in capsys.readouterr().err
 
 
 def test_a_bug_is_reported_where_no_file_can_be_written(

@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from cpt_nas.report.profile_figure import is_figure, save_figure
 from hwprofiles import save
 from tests.support.run_folders import add_export, synthetic_profile, write_run
 from tests.support.shell import Shell
@@ -91,6 +93,34 @@ def test_a_file_of_another_kind_is_refused_and_stays(
     assert contents(folder) == before
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: output: {target} ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["profile", "cpt_resnet20", "-o", "mine.yaml"],
+        ["validate-profile", "mine.yaml", "cpt_resnet20", "--allow-foreign"],
+    ],
+)
+def test_an_image_beside_a_profile_that_is_not_its_own_stays(
+    cpt_nas: Shell, folder: Path, command: list[str]
+) -> None:
+    """Before anything is measured."""
+    save(synthetic_profile("mine", 1e-6), folder / "mine.yaml")
+    (folder / "mine-cpt_resnet20.png").write_bytes(b"a photograph")
+    before = contents(folder)
+    done = cpt_nas(*command, cwd=folder)
+    assert contents(folder) == before
+    assert done.returncode == 2
+    assert "mine-cpt_resnet20.png exists and is not a profile's image" in done.stderr
+
+
+def test_a_profiles_image_is_known_again(tmp_path: Path) -> None:
+    save_figure(Figure(), tmp_path / "ours.png")
+    Figure().savefig(tmp_path / "other.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "ours.png").read_bytes()[:-200])
+    assert is_figure(tmp_path / "ours.png")
+    assert not is_figure(tmp_path / "other.png") and not is_figure(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("command", ["report", "export"])

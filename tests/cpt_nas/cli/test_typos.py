@@ -75,7 +75,7 @@ TYPOS = [
 ]
 
 
-class Reached(ValueError):
+class Reached(OSError):
     pass
 
 

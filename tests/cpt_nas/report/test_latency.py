@@ -87,6 +87,21 @@ def test_measuring_for_real(runs, profile, tmp_path, monkeypatch):
     assert (table["n"] >= 10).all()
 
 
+def test_measuring_has_a_time_limit(runs, profile, tmp_path, monkeypatch):
+    """Of all profiles together; what is written is written after it."""
+
+    def time_models(models, progress, **_):
+        progress("round", 0, 10)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(hwprofiles, "time_models", time_models)
+    for folder in runs:
+        add_export(folder)
+    with pytest.raises(TimeoutError, match="time-limit: 0 s were over during 'home: round', 0 of"):
+        report(runs, tmp_path / "out", [profile("home")], True, QUIET, time_limit=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_habit_of_the_allocator_is_said(runs, profile, stopwatch, tmp_path, monkeypatch):
     for folder in runs:
         add_export(folder)

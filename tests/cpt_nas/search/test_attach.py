@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import cpt_nas
-from tests.support.loops import BUDGET, KWARGS, X, attach, network, sgd, steps
+from tests.support.loops import BUDGET, KWARGS, X, attach, close_half, network, sgd, steps
 
 
 def compiled_in_place() -> nn.Module:
@@ -101,3 +103,20 @@ def test_names_and_order_of_parameters_stay() -> None:
     assert [n for n, _ in model.named_parameters()] == names
     steps(2, model, search, sgd(model))
     assert list(model.state_dict()) == list(network().state_dict())
+
+
+def test_wrapping_in_ddp_anew_after_a_cut_cannot_be_forgotten(tmp_path: Path) -> None:
+    """torch's own words would be of a reduction in the prior iteration."""
+    dist.init_process_group("gloo", f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        model = network()
+        search = attach(model)
+        wrapped, optimizer = nn.parallel.DistributedDataParallel(model), sgd(model)
+        steps(1, wrapped, search, optimizer)
+        close_half(search)
+        assert search.cut()
+        with pytest.raises(ValueError, match="^model: it was cut after it was wrapped in Distrib"):
+            steps(1, wrapped, search, optimizer)
+        steps(2, nn.parallel.DistributedDataParallel(model), search, optimizer)
+    finally:
+        dist.destroy_process_group()
