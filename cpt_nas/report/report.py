@@ -70,9 +70,7 @@ def report(
     chosen = load_profiles(profiles, loaded)
     if measure and not chosen:
         raise ValueError("--measure: needs a profile for its setting, and the runs have none")
-    times = latency(
-        loaded, chosen, measure, console or PlainConsole(stderr=True), time_limit
-    )
+    times = latency(loaded, chosen, measure, console or PlainConsole(stderr=True), time_limit)
     contents = {
         "runs.csv": tables.runs_table(loaded, times.table),
         "layers.csv": tables.layers_table(loaded),

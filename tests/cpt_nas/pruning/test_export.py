@@ -239,7 +239,7 @@ def exchanged(config: dict[str, Any]) -> None:
 
 def test_a_unit_exchanged_for_another_is_seen(folder: Path, tmp_path: Path) -> None:
     path = damaged(folder, tmp_path / "bad", exchanged)
-    with pytest.raises(ValueError, match="^config.json: model_args.checksum: structure and weigh"):
+    with pytest.raises(ValueError, match=r"^config.json: model_args.checksum: structure and weigh"):
         load(path)
 
 
@@ -248,13 +248,13 @@ def test_weights_exchanged_for_others_are_seen(folder: Path, tmp_path: Path) -> 
     weights = load_file(path / "model.safetensors")
     weights["bn1.weight"] = weights["bn1.weight"] * 2
     save_file(weights, path / "model.safetensors")
-    with pytest.raises(ValueError, match="^config.json: model_args.checksum: structure and weigh"):
+    with pytest.raises(ValueError, match=r"^config.json: model_args.checksum: structure and weigh"):
         load(path)
 
 
 def test_a_folder_without_its_checksum_is_refused(folder: Path, tmp_path: Path) -> None:
     path = damaged(folder, tmp_path / "bad", lambda config: config["model_args"].pop("checksum"))
-    with pytest.raises(ValueError, match="^config.json: model_args.checksum: is missing"):
+    with pytest.raises(ValueError, match=r"^config.json: model_args.checksum: is missing"):
         load(path)
 
 

@@ -115,7 +115,7 @@ def test_wrapping_in_ddp_anew_after_a_cut_cannot_be_forgotten(tmp_path: Path) ->
         steps(1, wrapped, search, optimizer)
         close_half(search)
         assert search.cut()
-        with pytest.raises(ValueError, match="^model: it was cut after it was wrapped in Distrib"):
+        with pytest.raises(ValueError, match=r"^model: it was cut after it was wrapped in Distrib"):
             steps(1, wrapped, search, optimizer)
         steps(2, nn.parallel.DistributedDataParallel(model), search, optimizer)
     finally:

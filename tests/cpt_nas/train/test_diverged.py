@@ -108,7 +108,7 @@ def test_a_divergence_with_finite_numbers_is_not_exported(
 ) -> None:
     """AdamW's steps are bounded: at a rate of 3000 the loss is ten thousand, and no number lost."""
     high = {"lr": 3e3, "opt": "adamw", "warmup_epochs": 0, "epochs": 2}
-    with pytest.raises(DivergedError, match="of guessing 2.3, .* diverged, nothing is exported"):
+    with pytest.raises(DivergedError, match=r"of guessing 2.3, .* diverged, nothing is exported"):
         train(recipe(**SETTINGS, train=high, search=search), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run" / "export").exists()
     assert not load_run(tmp_path / "run").finished
