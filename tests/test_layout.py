@@ -21,6 +21,7 @@ FLOORS = (
     {"gates"},
     {"search", "calibration"},
     {"train"},
+    {"deploy"},
     {"report"},
     {"cli"},
     {"__init__", "__main__"},

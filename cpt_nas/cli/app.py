@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from cpt_nas.cli.export import export
 from cpt_nas.cli.inspect import inspect
 from cpt_nas.cli.kit import kit
 from cpt_nas.cli.options import EXTRAS
 from cpt_nas.cli.profile import profile, validate_profile
-from cpt_nas.cli.report import demo, export, report
+from cpt_nas.cli.report import demo, report
 from cpt_nas.cli.train import retrain, train
 from hwprofiles._version import __version__
 from hwprofiles.terminal import new_app, run_app

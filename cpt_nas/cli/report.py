@@ -1,4 +1,4 @@
-"""The commands on finished runs: cpt-nas export and cpt-nas report; and cpt-nas demo."""
+"""The commands cpt-nas report and cpt-nas demo."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ import typer
 from cpt_nas.cli import options
 from cpt_nas.cli.options import Output, Runs
 from hwprofiles.options import TIME_LIMIT_S, Limit
-
-
-def export(
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    output: Output,
-) -> None:
-    """Copy a run's network out as a timm local-dir folder.
-
-    Example: cpt-nas export runs/cpu -o model, then in Python: import cpt_nas;
-    timm.create_model('local-dir:model', pretrained=True)
-    """
-    from cpt_nas.pruning.export import copy_export
-
-    copy_export(run, output)
-    options.out.print(f"timm.create_model('local-dir:{output}', pretrained=True)", soft_wrap=True)
 
 
 def report(

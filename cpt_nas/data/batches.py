@@ -25,6 +25,8 @@ class Batches(ABC):
         batch_size: images a training step of this process.
         steps: training steps an epoch; the images left over wait for another epoch's order.
         mean, std: what images in [0, 1] are normalised with, a value a channel.
+        interpolation: of test images that have to be scaled, by timm's name.
+        crop_pct: share of a scaled test image's side that is cut out, about its centre.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,8 @@ class Batches(ABC):
     steps: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float
 
     @property
     def num_classes(self) -> int:

@@ -40,6 +40,8 @@ class MemoryBatches(Batches):
             more images than there are.
     """
 
+    crop_pct = 1.0
+
     def __init__(
         self,
         training: Images,

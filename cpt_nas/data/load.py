@@ -75,7 +75,9 @@ def load_data(
                     f"data.input_size: {list(data.input_size)}: the digits take more than"
                     f" {limit_bytes / 2**30:.3g} GiB in memory; set a smaller one"
                 )
-            return _in_memory(load_digits(data.input_size), data, train, rank, world)
+            digits = _in_memory(load_digits(data.input_size), data, train, rank, world)
+            digits.interpolation = "bilinear"
+            return digits
         splits = _open_both(data, rank)
         if data.in_memory:
             both = [_decode(split, data, report, console, limit_bytes) for split in splits]

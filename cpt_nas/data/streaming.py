@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_loader
+from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_loader
 from torch.utils.data import Dataset, RandomSampler
 
 from cpt_nas.data.batches import (
@@ -45,6 +45,8 @@ class LoaderBatches(Batches):
         ValueError: mean and std not one a channel, or a step that takes more images than there
             are. While they are read: an image cannot be decoded any more, or a worker died.
     """
+
+    crop_pct = DEFAULT_CROP_PCT
 
     def __init__(
         self,
@@ -148,7 +150,8 @@ class LoaderBatches(Batches):
             no_aug=self.data.augment == "none",
             hflip=0.5 if self.data.augment == "crop+flip" else 0.0,
             color_jitter=None,
-            interpolation="bicubic",
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
             mean=self.mean,
             std=self.std,
             num_workers=max(1, self.data.workers),

@@ -16,8 +16,7 @@ from cpt_nas.pruning import surgery
 from cpt_nas.pruning.checksum import checksum
 from cpt_nas.pruning.probe import outputs, same
 from cpt_nas.pruning.structure import Structure, cut_to
-from hwprofiles.messages import naming
-from hwprofiles.output import refuse_foreign_folder, write_folder
+from hwprofiles.output import write_folder
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -103,6 +102,9 @@ def _config(
     size = preprocessing.get("input_size", own.get("input_size", (3, 224, 224)))
     side = structure.model_kwargs.get("img_size", size[1:])
     said["input_size"] = [channels, *([side, side] if isinstance(side, int) else side)]
+    for key in ("mean", "std"):  # timm's are of three channels
+        if key not in preprocessing and key in said and len(said[key]) != channels:
+            said[key] = [sum(said[key]) / len(said[key])] * channels
     labels: dict[str, Any] = {
         k: said.pop(k) for k in ("label_names", "label_descriptions") if k in said
     }
@@ -156,29 +158,7 @@ def _naming(directory: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(directory)) from None
 
 
-def copy_export(run: str | Path, directory: str | Path) -> Path:
-    """Copy a run's exported model to another folder.
-
-    Args:
-        directory: new, empty, or one that holds a copy of an export.
-
-    Raises:
-        ValueError: the run has not finished, so that nothing is exported, or what it has exported
-            is damaged; or the other folder holds something else.
-    """
-    source, directory = Path(run) / "export", Path(directory)
-    for name in FILES:
-        if not (source / name).is_file():
-            raise ValueError(f"run: {run} has no export/{name}; has it finished training?")
-    refuse_foreign_folder(directory, "an exported network", CONFIG, _is_copy)
-    with naming(f"run: {source} cannot be loaded"):
-        timm.create_model(f"local-dir:{source}", pretrained=True)
-    content = {name: (source / name).read_bytes() for name in FILES}
-    write_folder(directory, content, CONFIG, lambda _: ())
-    return directory
-
-
-def _is_copy(folder: Path) -> bool:
+def is_copy(folder: Path) -> bool:
     """Whether a folder is a copy of an export, and not the one of a run, which belongs there."""
     if (folder.resolve().parent / "result.json").exists():
         return False

@@ -13,10 +13,13 @@ import torch
 from rich.console import Console
 
 import hwprofiles
+from cpt_nas.deploy.source import load_network
+from cpt_nas.pruning.export import FILES
 from cpt_nas.report.rows import LatencyRow
 from cpt_nas.train.run_folder import Run
 from cpt_nas.train.run_rows import columns
 from hwprofiles import Profile
+from hwprofiles.cost_profile import setting_of
 from hwprofiles.messages import naming
 from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import progress_bar
@@ -115,10 +118,7 @@ def latency(
 
 def describe_setting(profile: Profile) -> str:
     """A profile's setting in words, such as 'eager, cpu, 1 thread, batch 1, float32'."""
-    w = profile.workload
-    threads = f", {w.threads} thread{'s' * (w.threads > 1)}" if w.device == "cpu" else ""
-    layout = ", channels last" if w.channels_last else ""
-    return f"{w.runtime}, {w.device}{threads}, batch {w.batch_size}, {w.dtype}{layout}"
+    return f"{profile.workload.runtime}, {setting_of(profile.workload).words}"
 
 
 def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], list[str]]:
@@ -154,7 +154,7 @@ def _measure(
     for run in runs:
         shape = (w.batch_size, *run.recipe.data.input_size)
         x = torch.randn(shape, generator=generator).to(w.device, getattr(torch, w.dtype))
-        models[run.name] = (load_export(run).eval(), x)
+        models[run.name] = (load_export(run), x)
     with progress_bar(console or PlainConsole(quiet=True)) as report:
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -177,12 +177,10 @@ def load_export(run: Run) -> torch.nn.Module:
     Raises:
         ValueError: the export is missing or broken; names the folder.
     """
-    for file in ("config.json", "model.safetensors"):
+    for file in FILES:
         if not (run.export / file).is_file():
             raise ValueError(f"run: {run.folder} has no export/{file}, although it is finished")
-    with naming(f"run: {run.folder}: export cannot be loaded"):
-        model: torch.nn.Module = timm.create_model(f"local-dir:{run.export}", pretrained=True)
-    return model
+    return load_network(run.export)
 
 
 def _differences(name: str, profile: Profile) -> list[str]:

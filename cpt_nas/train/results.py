@@ -141,6 +141,9 @@ def export_network(state: TrainingState, recipe: Recipe, output: Path, data: Bat
             input_size=list(recipe.data.input_size),
             mean=list(data.mean),
             std=list(data.std),
+            interpolation=data.interpolation,
+            crop_pct=data.crop_pct,
+            crop_mode="center",
             label_names=list(data.classes),
         )
         x = torch.randn(2, *recipe.data.input_size, generator=torch.Generator().manual_seed(0))

@@ -56,6 +56,14 @@ class Setting:
         """The dtype's name, as 'float32'."""
         return precision(self.dtype)
 
+    @property
+    def words(self) -> str:
+        """As in a sentence: 'cpu, 1 thread, batch 1, float32'."""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}"
+        layout = ", channels last" if self.channels_last else ""
+        on = self.device.type + threads * (self.device.type == "cpu")
+        return f"{on}, batch {self.batch_size}, {self.precision}{layout}"
+
     def timer(self) -> Timer:
         """CUDA events on a CUDA device, else the wall clock."""
         return CudaTimer(self.device) if self.device.type == "cuda" else CpuTimer()

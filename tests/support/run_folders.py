@@ -122,7 +122,8 @@ def write_run(folder, searching=True, status="finished", epochs_done=3, structur
 def add_export(folder):
     structure = Structure.model_validate(json.loads((folder / "structure.json").read_text()))
     torch.manual_seed(0)
-    export(structure, build(structure).state_dict(), folder / "export")
+    said = {"input_size": list(INPUT), "mean": [0.3], "std": [0.4], "label_names": ["cat", "dog"]}
+    export(structure, build(structure).state_dict(), folder / "export", **said)
     return folder
 
 

@@ -184,7 +184,7 @@ def test_train_and_export(cpt_nas: Shell, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
     assert "epoch   1/1" in done.stderr
-    done = cpt_nas("export", "run", "-o", "model", cwd=folder)
+    done = cpt_nas("export", "run", "--no-timing", "-o", "model", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (folder / "model").iterdir()} == {"config.json", "model.safetensors"}
     done = cpt_nas("train", "--recipe", "search.yaml", "-o", "run", cwd=folder)

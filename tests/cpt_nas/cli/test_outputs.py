@@ -22,7 +22,8 @@ train: {epochs: 1, batch_size: 32, threads: 1}
 COMMANDS = {
     "train": ["train", "--recipe", "recipe.yaml", "-o"],
     "retrain": ["retrain", "run", "-o"],
-    "export": ["export", "run", "-o"],
+    "export": ["export", "run", "--no-timing", "-o"],
+    "export_file": ["export", "run", "--format", "torchscript", "--no-timing", "-o"],
     "report": ["report", "run", "-o"],
     "demo": ["demo", "--epochs", "2", "-o"],
 }
@@ -123,7 +124,7 @@ def test_a_profiles_image_is_known_again(tmp_path: Path) -> None:
     assert not is_figure(tmp_path / "other.png") and not is_figure(tmp_path / "cut.png")
 
 
-@pytest.mark.parametrize("command", ["report", "export"])
+@pytest.mark.parametrize("command", ["report", "export", "export_file"])
 def test_its_own_folder_is_written_again(cpt_nas: Shell, folder: Path, command: str) -> None:
     (folder / "empty").mkdir()
     for target in ("empty", "new/er", "empty"):

@@ -103,6 +103,7 @@ def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(sys.modules["hwprofiles.measure"], "place", reached)
     monkeypatch.setattr("cpt_nas.calibration.profiling.validate", reached)
     monkeypatch.setattr("cpt_nas.calibration.kit.write_kit", reached)
+    monkeypatch.setattr("cpt_nas.deploy.deploy.time_runners", reached)
     monkeypatch.setattr("cpt_nas.report.report.DPI", 20)
     return tmp_path / "work"
 

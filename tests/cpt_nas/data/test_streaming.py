@@ -7,9 +7,10 @@ import os
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
 from cpt_nas.data.streaming import SplitDataset
-from tests.support.image_files import encoded, load, members, write_root
+from tests.support.image_files import encoded, file_of, load, members, write_root
 from tests.support.shell import Shell
 
 
@@ -27,6 +28,24 @@ def reds(data, batches):
 
 def test_every_test_image_is_judged_once(data):
     assert reds(data, data.test()) == [*range(5), *range(40, 45)]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_test_images_are_prepared_as_is_said(tmp_path, in_memory):
+    """timm's own transform, made of what an export records, gives the same pixels."""
+    picture = Image.linear_gradient("L").resize((48, 40)).convert("RGB")
+    content = {f"{name}/0.png": file_of(picture, "PNG") for name in ("cat", "dog")}
+    data = load(write_root(tmp_path, None, content, ""), in_memory=in_memory, workers=1)
+    made = create_transform(
+        input_size=(3, 16, 16),
+        interpolation=data.interpolation,
+        crop_pct=data.crop_pct,
+        mean=data.mean,
+        std=data.std,
+    )
+    x, _ = next(iter(data.test()))
+    std = torch.tensor(data.std).view(3, 1, 1)
+    assert ((x[0] - made(picture)) * std).abs().max() < 0.02  # whether it is first cut or scaled
 
 
 def test_an_image_that_vanishes_is_named_in_one_line(data, tmp_path):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import cpt_nas
-from cpt_nas.pruning.export import check_export, copy_export, export
+from cpt_nas.pruning.export import check_export, export
 from tests.support.families import FAMILIES
 from tests.support.networks import randomize_all
 from tests.support.searches import close_some
@@ -303,14 +303,6 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^url: unknown; allowed are input_size"):
         export(structure, model.state_dict(), tmp_path / "out", url="http://x")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_damaged_export_of_a_run_is_not_copied(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    damaged(folder, tmp_path / "run" / "export", without_a_branch)
-    with pytest.raises(ValueError, match=r"^run: .*export cannot be loaded: structure: "):
-        copy_export(tmp_path / "run", tmp_path / "copy")
-    assert not (tmp_path / "copy").exists()
 
 
 def test_an_export_that_is_another_network_is_seen(folder: Path) -> None:

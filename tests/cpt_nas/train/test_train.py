@@ -17,6 +17,7 @@ import pytest
 import timm
 
 import hwprofiles
+from cpt_nas.data.in_memory import MemoryBatches
 from cpt_nas.pruning.structure import load_structure
 from cpt_nas.train.train import train
 from hwprofiles.streams import PlainConsole
@@ -67,6 +68,15 @@ def test_a_finished_run_has_a_whole_folder(tmp_path) -> None:
     rows = history(folder)
     assert rows["train_load"].is_monotonic_decreasing
     assert rows["macs_ratio"].iloc[-1] < 1
+
+
+def test_the_export_says_how_test_images_were_prepared(tmp_path, monkeypatch) -> None:
+    """Not how timm prepares them for the model by default."""
+    monkeypatch.setattr(MemoryBatches, "crop_pct", 0.8)
+    train(recipe(search=None, train={"epochs": 1}), tmp_path / "run", console=QUIET)
+    config = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    said = config["pretrained_cfg"]
+    assert (said["crop_pct"], said["interpolation"]) == (0.8, "bilinear")
 
 
 def test_a_dense_run_changes_nothing(tmp_path) -> None:

@@ -1,0 +1,1 @@
+"""Finished networks in the formats that they are deployed in."""
