@@ -28,6 +28,7 @@ from hwprofiles.assemble import (
 from hwprofiles.candidates import Candidate, time_candidates
 from hwprofiles.cost_profile import Profile
 from hwprofiles.device import Fingerprint
+from hwprofiles.fit import fit_weights
 from hwprofiles.layers import LayerSpec
 from hwprofiles.network_fit import NetworkFit, fit_network_weights, fit_networks
 from hwprofiles.schema import (
@@ -108,7 +109,7 @@ def calibrate(
             "verdict": timed.verdict,
         }
     )
-    weights = _weights(specs, made, seconds, profile.workload)
+    weights = _weights(fit, specs, made, seconds, profile.workload)
     profile = profile.model_copy(
         update={
             "weights": weights,
@@ -168,7 +169,7 @@ def network_profile(
         workload=workload,
         protocol=protocol,
         units=UNITS,
-        weights=_weights(specs, networks, seconds, workload),
+        weights=_weights(fit, specs, networks, seconds, workload),
         cost_model=cost_model(divisor, calibration),
         layers=list(layers),
         dense=dict(dense),
@@ -212,6 +213,7 @@ def _section(
 
 
 def _weights(
+    fit: NetworkFit,
     specs: Mapping[str, Sequence[LayerSpec]],
     networks: Sequence[Candidate],
     seconds: Sequence[float],
@@ -219,9 +221,9 @@ def _weights(
 ) -> Weights:
     known = {spec.signature: spec for layers in specs.values() for spec in layers}
     layers = [candidate.layers for candidate in networks]
-    return weights_section(
-        fit_network_weights(known, layers, seconds, BYTES[workload.dtype], len(specs))
-    )
+    size = BYTES[workload.dtype]
+    alone = fit_weights(list(specs.values()), fit.coefficients, size)
+    return weights_section(fit_network_weights(known, layers, seconds, alone, size, len(specs)))
 
 
 def _ranged(layer: LayerProfile, networks: Sequence[Candidate]) -> LayerProfile:

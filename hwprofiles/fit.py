@@ -27,6 +27,8 @@ DENSE_WEIGHT = 2.0
 WIDTHS_OF_WEIGHTS_FIT = (0.25, 0.5, 0.75, 1.0)
 # Types that count as layers, each with all that follows it up to the next.
 WEIGHT_LAYERS = ("conv2d", "linear")
+# Of the mean layer's time: one of less has no share in the fit of the weights.
+LEAST_TIME = 0.01
 # Keeps kappa finite on a device where nothing but the number of layers costs time.
 MIN_SHARE = 1e-3
 
@@ -190,6 +192,9 @@ def fit_weights(
             rows.append([1.0, macs, params * bytes_per_param])
             dense.append(share == 1.0)
     table, times = np.array(rows), np.array(seconds)
+    # A fit to networks may give what a layer costs to its neighbour.
+    own = times > LEAST_TIME * times.mean()
+    table, times, dense = table[own], times[own], list(np.array(dense)[own])
     x = relative_nnls(table, times)
     error = float(np.mean(np.abs(table @ x / times - 1)))
     terms = (table[np.array(dense)] * x).sum(axis=0)

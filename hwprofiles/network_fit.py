@@ -141,15 +141,21 @@ def fit_network_weights(
     specs: Mapping[str, LayerSpec],
     networks: Sequence[Sequence[Executed]],
     seconds: Sequence[float],
+    layers: WeightsFit,
     bytes_per_param: int,
     dense: int,
 ) -> WeightsFit:
-    """The three coarse weights, of whole networks; a layer's own cost may come out as zero.
+    """The three coarse weights, of whole networks.
+
+    What a layer costs beside its multiply-adds and parameters is told by networks of other depths
+    and widths. How the two share the rest is not: they grow alike with the widths, so that any
+    share fits. Single layers tell it, whose ratios of the two are far apart.
 
     Args:
         specs: signature -> the layer; all that the networks run.
         networks: the layers that each runs, the ``dense`` uncut ones first.
         seconds: of each, positive.
+        layers: the fit to single layers, for the ratio of multiply-adds to parameters.
         bytes_per_param: of the workload's dtype.
         dense: how many networks are uncut; the shares are those of their time.
     """
@@ -161,7 +167,11 @@ def fit_network_weights(
             params = spec.params_coefficients.at(layer.in_channels, layer.out_channels)
             rows[i] += [spec.type in WEIGHT_LAYERS, macs, params * bytes_per_param]
     times: Table = np.array(seconds)
-    x = relative_nnls(rows, times)
+    ratio = np.array([layers.seconds_per_mac, layers.seconds_per_param_byte])
+    if not ratio.any():
+        ratio = np.array([1.0, 0.0])
+    per_layer, scale = relative_nnls(np.column_stack([rows[:, 0], rows[:, 1:] @ ratio]), times)
+    x = np.array([per_layer, *(scale * ratio)])
     terms = (rows[:dense] * x).sum(axis=0)
     shares = terms / terms.sum()
     return WeightsFit(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from hwprofiles import trace
 from hwprofiles.candidates import Executed
-from hwprofiles.layers import LayerSpec
+from hwprofiles.fit import fit_weights
+from hwprofiles.layers import Coefficients, LayerSpec
 from hwprofiles.network_fit import FOLDS, fit_network_weights, fit_networks
 
 Network = list[Executed]
@@ -156,21 +157,39 @@ def test_too_few_networks_are_refused() -> None:
         fit_networks(BY_SIGNATURE, fitted, [1.0] * len(fitted))
 
 
+def _coarsely(spec: LayerSpec) -> Coefficients:
+    """2e-5 s a layer, 1e-10 a multiply-add, 3e-10 a byte of parameters."""
+    macs, params = spec.macs_coefficients, spec.params_coefficients
+    per_layer = 2e-5 * (spec.type in ("conv2d", "linear"))
+    return Coefficients(
+        per_layer + 1e-10 * macs.const + 1.2e-9 * params.const,
+        1e-10 * macs.per_in + 1.2e-9 * params.per_in,
+        1e-10 * macs.per_out + 1.2e-9 * params.per_out,
+        1e-10 * macs.per_in_out + 1.2e-9 * params.per_in_out,
+    )
+
+
+COARSE = {spec.signature: _coarsely(spec) for spec in SPECS}
+
+
+def _coarse(networks: list[Network]) -> list[float]:
+    """Seconds of networks that cost exactly that."""
+    return _seconds(
+        networks, lambda spec, e: COARSE[spec.signature].at(e.in_channels, e.out_channels)
+    )
+
+
 def test_weights_are_those_that_the_networks_were_charged() -> None:
     networks = _networks(40, 6)
 
-    def work(spec: LayerSpec, e: Executed) -> float:
-        macs = spec.macs_coefficients.at(e.in_channels, e.out_channels)
-        params = spec.params_coefficients.at(e.in_channels, e.out_channels)
-        return 2e-5 * (spec.type in ("conv2d", "linear")) + 1e-10 * macs + 3e-10 * 4 * params
-
-    fit = fit_network_weights(BY_SIGNATURE, networks, _seconds(networks, work), 4, dense=1)
+    alone = fit_weights([SPECS], COARSE, 4)
+    fit = fit_network_weights(BY_SIGNATURE, networks, _coarse(networks), alone, 4, dense=1)
     assert fit.seconds_per_layer == pytest.approx(2e-5, rel=1e-3)
     assert fit.seconds_per_mac == pytest.approx(1e-10, rel=1e-3)
     assert fit.seconds_per_param_byte == pytest.approx(3e-10, rel=1e-3)
     assert sum(fit.shares) == pytest.approx(1) and fit.error < 1e-3
     layers = sum(s.type in ("conv2d", "linear") for s in SPECS)
-    whole = _seconds(networks[:1], work)[0]
+    whole = _coarse(networks[:1])[0]
     assert fit.shares[0] == pytest.approx(layers * 2e-5 / whole, rel=1e-2)
 
 
@@ -181,5 +200,19 @@ def test_weights_where_one_layer_costs_nothing() -> None:
     def free(spec: LayerSpec, e: Executed) -> float:
         return 0.0 if spec.name == "down" else 1e-5
 
-    fit = fit_network_weights(BY_SIGNATURE, networks, _seconds(networks, free), 4, dense=1)
+    costs = {s.signature: Coefficients(0.0 if s.name == "down" else 1e-5) for s in SPECS}
+    alone = fit_weights([SPECS], costs, 4)
+    fit = fit_network_weights(BY_SIGNATURE, networks, _seconds(networks, free), alone, 4, dense=1)
     assert np.isfinite([*fit.shares, fit.error, fit.kappa, fit.alpha]).all()
+
+
+def test_the_share_of_parameters_is_not_that_of_noise() -> None:
+    """Networks alone hardly tell multiply-adds from parameters: both go with the widths."""
+    alone = fit_weights([SPECS], COARSE, 4)
+    rng = np.random.default_rng(0)
+    networks = _networks(11, 6)
+    for _ in range(20):
+        noisy = np.array(_coarse(networks)) * rng.normal(1.0, 0.02, len(networks))
+        fit = fit_network_weights(BY_SIGNATURE, networks, list(noisy), alone, 4, dense=1)
+        assert fit.alpha == pytest.approx(alone.alpha, abs=1e-3)
+        assert fit.seconds_per_layer == pytest.approx(2e-5, rel=0.2)
