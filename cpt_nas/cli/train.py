@@ -52,6 +52,14 @@ def train(
     kappa: Annotated[
         float | None, typer.Option(help="Layers against units, under --cost complexity.")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="allocate|stochastic",
+            help="How a budget is met: by importance for cost (the default), or by the papers' "
+            "stochastic gradient under a log gamma that moves until it holds.",
+        ),
+    ] = None,
     set_: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
     resume: Annotated[
@@ -88,6 +96,7 @@ def train(
     amounts = {"latency": latency_budget, "params": params_budget, "macs": macs_budget}
     budgets = {f"{m}_budget": amount for m, amount in amounts.items() if amount is not None}
     stated = {"cost": cost, "log_gamma": log_gamma, "alpha": alpha, "kappa": kappa}
+    stated |= {"method": method}
     law = {name: value for name, value in stated.items() if value is not None}
     if resume is not None:
         if any((recipe, set_, profile, output, dense, allow_foreign, budgets, law)):

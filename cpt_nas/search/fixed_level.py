@@ -44,9 +44,7 @@ class FixedLevel:
         return self.regularizer.value(self.levels(step))
 
     def update(self, step: int, slopes: Sequence[Tensor]) -> None:
-        for gate, new in zip(self.gated.all_gates(), slopes, strict=True):
-            gradient = gate.gradient(new)
-            gate.theta.grad = gradient + (0.0 if gate.theta.grad is None else gate.theta.grad)
+        add_gradients(self.gated.all_gates(), slopes)
         self.theta_optimizer.step()
         self.theta_optimizer.zero_grad(set_to_none=True)
 
@@ -86,8 +84,19 @@ class FixedLevel:
         return {"theta_optimizer": self.theta_optimizer.state_dict()}
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        if "theta_optimizer" not in state:
+        if "theta_optimizer" not in state or "log_gammas" in state:
             raise ValueError("checkpoint: it was made under other budgets")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.theta_optimizer.load_state_dict(state["theta_optimizer"])
+
+
+def add_gradients(gates: Sequence[BernoulliGate], slopes: Sequence[Tensor]) -> None:
+    """Add to every theta's gradient, which is the regularizer's, the loss's estimated one.
+
+    Args:
+        slopes: the loss's at the present samples, [2, K] a gate.
+    """
+    for gate, new in zip(gates, slopes, strict=True):
+        gradient = gate.gradient(new)
+        gate.theta.grad = gradient + (0.0 if gate.theta.grad is None else gate.theta.grad)

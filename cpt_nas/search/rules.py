@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from cpt_nas.search import budgets
 from cpt_nas.search.budget_controller import BudgetController
+from cpt_nas.search.dual_ascent import DualAscent
 from cpt_nas.search.fixed_level import FixedLevel
 from cpt_nas.search.regularizer import OBJECTIVE, Regularizer
 from cpt_nas.search.schedules import LevelSchedule
-from cpt_nas.search.settings import SearchSettings
+from cpt_nas.search.settings import STOCHASTIC, SearchSettings
 from cpt_nas.search.update_rule import UpdateRule
 
 
@@ -29,13 +30,9 @@ def make_update_rule(
         ramp = LevelSchedule(level, settings.warmup_steps, settings.ramp_steps)
         return FixedLevel(regularizer, ramp, rate)
     schedule = settings.budget_schedule()
+    charged = {m: m if settings.cost is None else OBJECTIVE for m in bounds}
+    if settings.method == STOCHASTIC:
+        return DualAscent(regularizer, bounds, charged, schedule, channel_divisor, rate)
     freeze = settings.freeze_step or schedule.end + schedule.ramp
-    return BudgetController(
-        regularizer,
-        bounds,
-        {m: m if settings.cost is None else OBJECTIVE for m in bounds},
-        schedule,
-        rate,
-        max(1, freeze - schedule.end),
-        channel_divisor,
-    )
+    settling = max(1, freeze - schedule.end)
+    return BudgetController(regularizer, bounds, charged, schedule, channel_divisor, rate, settling)

@@ -18,6 +18,7 @@ from cpt_nas.sections import Section
 from hwprofiles import Target
 
 COMPLEXITY, LATENCY = "complexity", "latency"
+ALLOCATE, STOCHASTIC = "allocate", "stochastic"
 
 
 THETA_LR, MOST_THETA_LR = 0.02, 0.1
@@ -41,6 +42,9 @@ class _Search(Section):
         macs_budget: '20M', or a share. Of several budgets all hold.
         log_gamma: pruning level, the price of the whole network a branch (eq. 13); where there is
             a budget, it follows from that.
+        method: how a budget is met: 'allocate' (the default: what has the least importance for its
+            cost closes) or 'stochastic' (theta follows the papers' stochastic gradient, and log
+            gamma moves until the budget holds). Without a budget it is always stochastic.
         cost: what is charged: 'latency' (the profile's seconds a layer) or 'complexity' (eqs.
             9-13); default: the budgets' own measures, else latency where a profile is given.
         alpha: computation (1) against parameters (0), where the cost is complexity; default: the
@@ -51,8 +55,9 @@ class _Search(Section):
         estimator: how theta's gradient is estimated from the samples, see :mod:`cpt_nas.gates`.
         theta_init: every gate's first theta.
         theta_lr: Adam's rate for theta; default: so that a gate could cross its range 5 times
-            before the freeze, and at least 0.02. With a budget, what theta moves in a step while
-            the target falls; default: two thirds of its range between two allocations.
+            before the freeze, and at least 0.02. Where a budget is met by allocation, what theta
+            moves in a step while the target falls; default: two thirds of its range between two
+            allocations.
         threshold: a gate whose theta is at or below it is removed for good.
         cut_interval: steps between two checks of what can be cut.
         estimation: with a budget, the share of the ramp in which the gates' importance is only
@@ -70,6 +75,7 @@ class _Search(Section):
     params_budget: str | float | None = None
     macs_budget: str | float | None = None
     log_gamma: float | None = Field(default=None, ge=0, le=MOST)
+    method: Literal["allocate", "stochastic"] | None = None
     cost: Literal["latency", "complexity"] | None = None
     alpha: float | None = Field(default=None, ge=0, le=1)
     kappa: float | None = Field(default=None, ge=0, le=MOST)
@@ -113,6 +119,8 @@ class _Search(Section):
     def _one_way(self) -> Self:
         if self.log_gamma is not None and self.amounts():
             raise ValueError("log_gamma: follows from the budget; give one of the two")
+        if self.method == ALLOCATE and not self.amounts():
+            raise ValueError("method: 'allocate', needs a budget; without one it is stochastic")
         return self
 
     def amounts(self) -> dict[str, Amount]:
@@ -156,7 +164,7 @@ class SearchSettings(_Search):
         """theta_lr, or what stands for it where none is given."""
         if self.theta_lr is not None:
             return self.theta_lr
-        if self.amounts():
+        if self.amounts() and self.method != STOCHASTIC:
             return CLOSED_AFTER / self.budget_schedule().interval
         if self.freeze_step is None:
             return THETA_LR
