@@ -36,12 +36,21 @@ def report(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("demo"),
     epochs: Annotated[int, typer.Option(min=2, help="Epochs of each training.")] = 20,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="To profile and search for; repeatable. Default is eager and, where it is "
+            "installed, onnxruntime or openvino.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """The main job on scikit-learn's digits: measure, train, cut, export, compare.
 
-    Profiles this machine in two settings (one thread and batch 1; all threads and batch 256),
-    trains a dense network and one search per profile, and measures every model in both settings.
+    Profiles this machine in two runtimes (one thread, batch 1; where eager mode is the only one,
+    also with all threads and batch 256), trains a dense network and one search per profile, and
+    measures every model in every setting.
     """
     from cpt_nas.cli.demo import run
 
-    run(output, epochs, options.out)
+    run(output, epochs, options.out, runtime)

@@ -90,13 +90,17 @@ class Runtime(ABC):
     graph_optimization: ClassVar[str] = "default"
     exporter: ClassVar[str | None] = None
 
+    def missing(self) -> list[str]:
+        """Its packages that are not installed."""
+        return [p for p in self.packages if importlib.util.find_spec(p) is None]
+
     def require(self) -> None:
         """Refuse where its packages are not installed.
 
         Raises:
             ValueError: names them, and what installs them.
         """
-        missing = [p for p in self.packages if importlib.util.find_spec(p) is None]
+        missing = self.missing()
         if missing:
             raise ValueError(
                 f"runtime: {self.name} needs {', '.join(missing)}, which this environment lacks; "
