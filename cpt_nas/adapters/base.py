@@ -44,7 +44,10 @@ class Count:
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """Units that exist inside one branch only.
+    """Units that are read by dense layers alone, so that each can be cut.
+
+    They exist inside one branch; or outside all, and then branches may write and read them, too:
+    what such a branch holds of them goes with it.
 
     Attributes:
         name: unique in the block.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from cpt_nas.pruning.search_space import PrunableBranch, SearchSpace, owns
+from cpt_nas.pruning.search_space import PrunableBranch, SearchSpace, holds, owns
 from cpt_nas.pruning.surgery import get_tensor, join
 
 
@@ -33,12 +34,14 @@ class Reach:
 def reach(model: nn.Module, space: SearchSpace) -> Reach:
     """Count the parameters that the gates of an uncut model can remove; meta tensors will do."""
     total = sum(p.numel() for p in model.parameters())
-    units = {item.name: _by_units(model, item) for item in space.branches}
+    removable = [item for item in space.branches if item.branch.remove is not None]
+    units = sum(_by_units(model, item) for item in space.branches)
+    # Units may run through branches that go: what these hold of them is counted once.
     branch = {
-        item.name: _inside(model, item) if item.branch.remove else units[item.name]
+        item.name: _inside(model, item) if item in removable else _by_units(model, item, removable)
         for item in space.branches
     }
-    return Reach(total, sum(units.values()), sum(branch.values()), branch)
+    return Reach(total, units, sum(branch.values()), branch)
 
 
 def share_left(item: PrunableBranch) -> dict[str, float]:
@@ -53,9 +56,10 @@ def share_left(item: PrunableBranch) -> dict[str, float]:
     return left
 
 
-def _by_units(model: nn.Module, item: PrunableBranch) -> int:
+def _by_units(model: nn.Module, item: PrunableBranch, but_in: Sequence[PrunableBranch] = ()) -> int:
     left = share_left(item)
-    tensors = {name: get_tensor(model, name) for name in left}
+    names = [name for name in left if not any(holds(other, name) for other in but_in)]
+    tensors = {name: get_tensor(model, name) for name in names}
     gone = sum(t.numel() * (1 - left[n]) for n, t in tensors.items() if isinstance(t, nn.Parameter))
     return round(gone)
 

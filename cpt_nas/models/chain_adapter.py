@@ -18,12 +18,7 @@ from cpt_nas.adapters.chains import GroupBuilder, flatten, inputs_of, is_dense, 
 from cpt_nas.adapters.residual import chain_block
 from cpt_nas.models.chain_net import ChainNet, Section
 
-chain_block(
-    Section,
-    chain=("body",),
-    shortcut="skip",
-    parallel="its channels are units of the whole chain",
-)
+chain_block(Section, chain=("body",), shortcut="skip")
 
 
 @dataclass

@@ -114,7 +114,8 @@ def find_branches(model: nn.Module) -> SearchSpace:
                 refusals[name] = reason
             else:
                 found.append(PrunableBranch(path, branch, name, is_sequence(module)))
-    branches = [_with_reason(model, item) for item in nest(without_doubles(found))]
+    nested = nest(without_doubles(found))
+    branches = [_with_reason(model, item, nested) for item in nested]
     names = [branch.name for branch in branches]
     assert len(set(names)) == len(names), "adapters: two branches of one name"
     return SearchSpace(tuple(branches), refusals)
@@ -128,10 +129,15 @@ def _ask(adapter: Adapter, block: nn.Module) -> list[Branch] | Refusal:
         return Refusal(f"its parts are not those that {type(block).__name__} makes ({error})")
 
 
-def _with_reason(model: nn.Module, item: PrunableBranch) -> PrunableBranch:
+def _with_reason(
+    model: nn.Module, item: PrunableBranch, branches: Sequence[PrunableBranch]
+) -> PrunableBranch:
     """The branch; where no unit of it can be cut, with the reason."""
     branch = item.branch
     if branch.groups or branch.uncut:
+        return item
+    tensors = (join(b.block, s.tensor) for b in branches for g in b.branch.groups for s in g.slices)
+    if any(holds(item, tensor) for tensor in tensors):  # units run through it
         return item
     why = silent_about(model.get_submodule(item.block), branch)
     return replace(item, branch=replace(branch, uncut=why))
@@ -215,16 +221,20 @@ def renamed(group: UnitGroup, prefix: str) -> UnitGroup:
     )
 
 
+def holds(branch: PrunableBranch, name: str) -> bool:
+    """Whether what the model calls by that name goes with the branch."""
+    return any(owns(absolute(branch.block, layer), name) for layer in branch.branch.layers)
+
+
 def without_gone(found: PrunableBranch, gone: PrunableBranch) -> PrunableBranch:
     """The branch after another one has gone that its units reached into.
 
     The channels that run past a section in a chain are written and read in it, too. Without it
     they are what is left: its tensors and counts are none of theirs any more.
     """
-    prefixes = [absolute(gone.block, layer) for layer in gone.branch.layers]
 
     def stays(name: str) -> bool:
-        return not any(owns(prefix, absolute(found.block, name)) for prefix in prefixes)
+        return not holds(gone, absolute(found.block, name))
 
     groups = [
         replace(

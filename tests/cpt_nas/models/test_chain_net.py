@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import cpt_nas
+from cpt_nas.cli.inspection import reach
 from cpt_nas.models.chain_net import ChainNet, Section
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import cut_to
@@ -73,6 +74,19 @@ def test_with_skips_every_section_has_a_gate(name: str, sections: int) -> None:
         for m in (model, plain)
     ]
     assert macs[1] < macs[0] < (1.2 if name == "lenet300" else 1.03) * macs[1]
+
+
+def test_what_gates_reach_is_counted_once() -> None:
+    """Units run through sections that can go: their parameters are not counted with both."""
+    model = timm.create_model("cpt_lenet5", skip=True)
+    space = find_branches(model)
+    assert not any(b.branch.uncut for b in space.branches)
+    counted = reach(model, space)
+    search = cpt_nas.attach(model, torch.zeros(1, 1, 28, 28), log_gamma=0.1)
+    for gate in search.gates.values():
+        gate.theta.data[min(1, len(gate) - 1) :] = 0.0
+    left = sum(p.numel() for p in search.finish().parameters())
+    assert counted.total - counted.by_all == left
 
 
 def test_what_leads_around_a_section() -> None:
