@@ -51,9 +51,8 @@ def lenets(mnist: pd.DataFrame) -> str:
         row += ["0"] * 2 if dense else [spread(runs[f"{c}_gone"], 1) for c in ("macs", "params")]
         first = runs.sort_values("seed").iloc[0]
         row += ["" if dense else str(first["units_left"])]
-        row += [f"{runs['sections_left'].mean():.1f} of {first['sections']}"] * (
-            first["sections"] > 0
-        ) or [""]
+        sections = int(first["sections"])
+        row += [f"{runs['sections_left'].mean():.1f} of {sections}" if sections else ""]
         row += ["" if dense else f"{100 * runs['undecided_at_freeze'].mean():.0f}"]
         rows.append([*row, f"{runs['train_load'].mean():.2f}"])
     heads = ["network, gates", "log gamma", "seeds", "error %", "MACs gone %", "parameters gone %"]
@@ -105,7 +104,9 @@ def variations(robust: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     for name in VARIED:
         others = [other for other in VARIED if other != name]
         same = robust[(robust[others] == pd.Series(base)[others]).all(axis=1)]
-        found += [(name, str(value), runs) for value, runs in same.groupby(name, sort=False)]
+        for (value, level), runs in same.groupby([name, "log_gamma"], sort=False):
+            usual = level == robust["log_gamma"].mode().iloc[0]
+            found.append((name, f"{value}" + ("" if usual else f", log gamma {level:g}"), runs))
     return found
 
 

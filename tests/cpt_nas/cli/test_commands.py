@@ -247,7 +247,7 @@ def test_a_packaged_recipe_is_trained_by_its_name(cpt_nas: Shell, tmp_path: Path
     done = cpt_nas("train", "--recipe", "digits", "--dense", *overrides, "-o", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = cpt_nas("train", "--recipe", "digitz", "-o", "out", cwd=tmp_path)
-    assert done.returncode == 2 and "cifar10_resnet20, digits, smoke/" in done.stderr
+    assert done.returncode == 2 and "cifar10_resnet20, digits, papers/" in done.stderr
 
 
 def test_the_version_is_the_distributions(cpt_nas: Shell, tmp_path: Path) -> None:
