@@ -6,6 +6,7 @@ Importing this package also puts ``cpt_resnet20`` ... ``cpt_pruned`` into timm's
 """
 
 from cpt_nas import models
+from cpt_nas.pretrained.loading import LoadedWeights, load_weights
 from cpt_nas.pruning.export import export
 from cpt_nas.pruning.structure import Structure, cut_to, load_structure
 from cpt_nas.search.attach import attach
@@ -14,6 +15,7 @@ from cpt_nas.search.search import Search
 from hwprofiles._version import __version__
 
 __all__ = [
+    "LoadedWeights",
     "Search",
     "SearchResult",
     "Structure",
@@ -22,5 +24,6 @@ __all__ = [
     "cut_to",
     "export",
     "load_structure",
+    "load_weights",
     "models",
 ]

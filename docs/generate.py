@@ -64,9 +64,15 @@ RANGES = {
 # Where several fields share a line in the docstring, or its words lean on the class around them.
 MEANINGS = {
     "model.kwargs": "keyword arguments of timm.create_model; num_classes and in_chans come from "
-    "the data. `pretrained` does not work: [trained weights](../guide/pretrained-start.md)",
+    "the data",
+    "model.pretrained": "start from timm's weights of that name, such as `resnet18.a1_in1k` "
+    "([trained weights](../guide/pretrained-start.md))",
+    "model.checkpoint": "start from the weights in a file: safetensors, or what torch.save wrote "
+    "([trained weights](../guide/pretrained-start.md))",
+    "data.input_size": "channels (1 or 3), height, width; with trained weights the default is "
+    "theirs",
     "data.mean": "a number a channel; null: the training images', or ImageNet's where "
-    "in_memory is false",
+    "in_memory is false; with trained weights the default is theirs",
     "data.std": "a number a channel; null: as for the mean",
     "search.latency_budget": "upper bound, or a share of the dense network's; by the profile",
     "search.macs_budget": "upper bound, or a share of the dense network's. Of several budgets all "

@@ -17,7 +17,7 @@ FLOORS = (
     {"hwprofiles"},
     {"sections", "adapters"},
     {"pruning", "data"},
-    {"models", "costs"},
+    {"models", "costs", "pretrained"},
     {"gates"},
     {"search", "calibration"},
     {"train"},

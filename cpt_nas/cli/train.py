@@ -118,7 +118,7 @@ def retrain(
 ) -> None:
     """Train the structure that a search found from scratch: is it the structure, or the search?
 
-    Takes the run's own recipe without the search.
+    Takes the run's own recipe without the search, and without the trained weights it started from.
 
     Example: cpt-nas retrain runs/cpu --set train.seed=1 -o runs/cpu_retrained
     """
@@ -127,7 +127,8 @@ def retrain(
     found = load_run(run)
     if not found.finished or found.kind != "search":
         raise ValueError(f"run: {run} is not a finished search, so there is no structure to train")
-    recipe = read_recipe(run, [*(set_ or ()), "search=null"])
+    scratch = ("model.pretrained=false", "model.checkpoint=null")
+    recipe = read_recipe(run, [*scratch, *(set_ or ()), "search=null"])
     values = recipe.model_dump()
     values["model"]["structure"] = str(run / STRUCTURE)
     start(Recipe.from_mapping(values), output)

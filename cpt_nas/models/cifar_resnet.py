@@ -23,7 +23,10 @@ SHORTCUTS = ("A", "B")
 
 
 class PadShortcut(nn.Module):
-    """Option A of He et al.: every ``stride``-th pixel, missing channels make_divisible with zeros.
+    """Option A of He et al.: every ``stride``-th pixel, zeros for the channels that are missing.
+
+    Half of the zeros come before the channels and half behind them, as in the networks whose
+    weights are published; the odd one comes behind.
 
     [B, in_channels, H, W] -> [B, out_channels, ceil(H / stride), ceil(W / stride)]
     """
@@ -34,7 +37,8 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))
+        added = self.out_channels - self.in_channels
+        return F.pad(x, (0, 0, 0, 0, added // 2, added - added // 2))
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"

@@ -144,6 +144,7 @@ def save_last(state: TrainingState, output: Path, recipe: Recipe, data: Batches)
         "recipe": recipe.model_dump(mode="json"),
         "profile": profile_of(state),
         "changes": state.changes,
+        "weights": state.weights,
     }
     if state.ema is not None:
         saved["state_dict_ema"] = dict(state.ema.module.state_dict())
@@ -262,7 +263,7 @@ def restore_checkpoint(
     state.scheduler.step_update(state.step)
     state.macs_spent, state.wall_s = saved["macs_spent"], saved["wall_s"]
     state.best, state.best_epoch = saved["best"], saved["best_epoch"]
-    state.changes = saved["changes"]
+    state.changes, state.weights = saved["changes"], saved["weights"]
     with naming(f"{of} rng"):
         torch.set_rng_state(saved["rng"])
         if device.type == "cuda" and saved["cuda_rng"] is not None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import io
-import pickle
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cpt_nas.pretrained.reading import BROKEN
 from cpt_nas.pruning import checksum as checksums
 from hwprofiles.files import write_whole
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 
-VERSION = 1
+VERSION = 2
 """Of the keys below; a checkpoint of another version is refused."""
 
 KEYS: dict[str, tuple[type, ...]] = {
@@ -43,16 +41,10 @@ KEYS: dict[str, tuple[type, ...]] = {
     "recipe": (Mapping,),
     "profile": (str, type(None)),
     "changes": (list,),
+    "weights": (Mapping, type(None)),
     "checksum": (str,),
 }
 """Key -> what it may hold."""
-
-# What torch, its unpickler and the zip reader raise for bytes that are not a checkpoint's.
-_BROKEN = (
-    *(RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError),
-    *(NotImplementedError, MemoryError, pickle.UnpicklingError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
@@ -92,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
         if wrong is not None:
             raise zipfile.BadZipFile(f"the checksum of {wrong} differs")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"resume: {path} is damaged: {reason}") from None
     _check(path, state)

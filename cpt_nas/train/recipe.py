@@ -19,6 +19,7 @@ from cpt_nas.data.config import DataConfig
 from cpt_nas.pruning.arguments import fits_json, without_loading
 from cpt_nas.search.settings import MOST, SearchConfig
 from cpt_nas.sections import ConfigError, Section
+from cpt_nas.train.trained_input import with_trained_input
 from hwprofiles.yaml_file import YamlError, dump_yaml, parse_yaml, read_yaml, shortened
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -31,24 +32,36 @@ class ModelConfig(Section):
     Attributes:
         name: in timm's registry.
         kwargs: keyword arguments of timm.create_model; num_classes and in_chans come from the data.
+        pretrained: start from timm's weights of that name, such as resnet18.a1_in1k.
+        checkpoint: start from the weights in a file: safetensors, or what torch.save wrote.
         structure: a structure.json to cut it to before training (``cpt-nas retrain``).
     """
 
     name: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
     structure: str | None = None
 
     @field_validator("kwargs")
     @classmethod
     def _kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key in without_loading(value)[1]:
-            raise ValueError(f"{key} says where weights come from, which is not supported here")
+            raise ValueError(
+                f"{key} says where weights come from; that is model.pretrained or model.checkpoint"
+            )
         for key in {"features_only", "out_indices", "feature_cls"} & value.keys():
             raise ValueError(f"{key} makes a feature extractor, what is trained is a classifier")
         for key, entry in value.items():
             if not fits_json(entry):
                 raise ValueError(f"{key}: must be numbers, strings, lists and mappings of them")
         return value
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("checkpoint: there is pretrained, too; give one of the two")
+        return self
 
 
 class TrainConfig(Section):
@@ -180,6 +193,11 @@ class Recipe(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     search: SearchConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_of_the_weights(cls, values: Any) -> Any:
+        return with_trained_input(values)
 
     @model_validator(mode="after")
     def _searched_once(self) -> Self:

@@ -118,6 +118,7 @@ def finish(
         ),
         changes=state.changes,
         doubts=against,
+        weights=state.weights,
         **(search.summary() if search is not None else {}),
         **run_folder.provenance(),
     )

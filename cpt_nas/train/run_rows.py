@@ -119,6 +119,8 @@ class Result:
         changes: of the recipe between the parts of the training: ``epoch``, ``key``, ``was``,
             ``now``.
         doubts: what there is to say against the network, a line each; none where it has learnt.
+        weights: of a training that started from trained ones: where they were from (``source``,
+            ``sha256``), how they fitted, and ``test_acc`` before training; null otherwise.
         versions: of Python and of the packages that the run used.
         commit: of the checkout that the code ran from; null where there was none.
         dirty: whether that checkout had changes.
@@ -156,6 +158,7 @@ class Result:
     undecided_at_freeze: float | None = None
     changes: list[dict[str, Any]] | None = None
     doubts: list[str] | None = None
+    weights: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
     commit: str | None = None
     dirty: bool | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from rich.console import Console
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -20,6 +22,7 @@ from cpt_nas.pruning.structure import Structure, cut_to, dense_structure, load_s
 from cpt_nas.search.search import Search
 from cpt_nas.train.optimizer import build_optimizer, build_scheduler
 from cpt_nas.train.recipe import Recipe
+from cpt_nas.train.start import start_weights, tried
 from cpt_nas.train.state import TrainingState
 from hwprofiles import Profile, models
 from hwprofiles.messages import naming
@@ -116,18 +119,27 @@ def build_training(
     device: torch.device,
     profile: Profile | None,
     given: Structure | None,
+    *,
+    resumed: bool = False,
+    console: Console | None = None,
 ) -> TrainingState:
     """The recipe's model with its search, if any, and what trains it.
 
     Args:
         profile: of the search.
         given: a structure to cut the model to before training.
+        resumed: the weights are a checkpoint's; those that the recipe starts from are not loaded.
+        console: where it is said what was loaded, by the process that has one.
     """
     t = recipe.train
     model, kwargs = create_model(recipe, data.num_classes)
+    loaded = None if resumed else start_weights(model, recipe, kwargs)
     model.to(device)
     if t.channels_last:
         model.to(memory_format=torch.channels_last)
+    weights = None
+    if loaded is not None and console is not None:
+        weights = tried(model, loaded, data, autocast(recipe, device), console)
     example = torch.zeros(1, *recipe.data.input_size, device=device)
     search = None
     if recipe.search is not None:
@@ -146,7 +158,14 @@ def build_training(
     optimizer = build_optimizer(model, t)
     scheduler = build_scheduler(optimizer, t, data.steps)
     ema = ModelEmaV3(model, decay=t.model_ema_decay, use_warmup=True) if t.model_ema else None
-    return TrainingState(model, search, cost, structure, given, optimizer, scheduler, ema)
+    return TrainingState(
+        model, search, cost, structure, given, optimizer, scheduler, ema, weights=weights
+    )
+
+
+def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
+    """The precision of forward passes; to be entered any number of times."""
+    return torch.autocast(device.type, torch.bfloat16) if recipe.train.amp else nullcontext()
 
 
 def wrap(model: nn.Module, world: int) -> nn.Module:

@@ -23,6 +23,7 @@ class TrainingState:
         structure: the dense network's.
         given: what the model was cut to before training.
         best, best_epoch: the highest test accuracy, in percent, and the first epoch that had it.
+        weights: where the first weights were from, as plain data; None where they were random.
         changes: of the recipe between the parts of a training, see :func:`checkpoint.restore`.
     """
 
@@ -42,6 +43,7 @@ class TrainingState:
     best_epoch: int = 0
     history: list[HistoryRow] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, Any] | None = None
 
     def judged(self) -> nn.Module:
         """The network that is evaluated and exported: the EMA's where there is one."""

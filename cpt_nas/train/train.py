@@ -8,7 +8,6 @@ something has closed.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from cpt_nas.train.progress import Progress
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.results import finish, history_row
 from cpt_nas.train.setup import (
+    autocast,
     build_training,
     choose_device,
     given_structure,
@@ -72,7 +72,15 @@ def train(
                 console.print(f"profile {profile.name} is doubtful: {doubt}", soft_wrap=True)
         data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)
         given = given_structure(recipe, saved, output / run_folder.STRUCTURE if resume else None)
-        state = build_training(recipe, data, device, profile, given)
+        state = build_training(
+            recipe,
+            data,
+            device,
+            profile,
+            given,
+            resumed=saved is not None,
+            console=console if rank == 0 else None,
+        )
         if state.search is not None:
             for line in state.search.law.lines():
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -99,7 +107,7 @@ def learn(
     watch = LossWatch(output, device)
     network = wrap(state.model, world)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.train.smoothing)
-    amp = torch.autocast(device.type, torch.bfloat16) if recipe.train.amp else nullcontext()
+    amp = autocast(recipe, device)
 
     with Progress(console, recipe.train.epochs, data.steps, done=state.epoch) as progress:
         for epoch in range(state.epoch, recipe.train.epochs):

@@ -54,12 +54,12 @@ def test_listed_with_its_config():
     assert config["crop_pct"] == 1.0
 
 
-def test_option_a_subsamples_and_pads_with_zeros():
+def test_option_a_subsamples_and_pads_with_zeros_on_both_sides():
     x = torch.arange(2 * 3 * 5 * 5, dtype=torch.float32).reshape(2, 3, 5, 5)
     y = PadShortcut(3, 8, stride=2)(x)
     assert y.shape == (2, 8, 3, 3)
-    assert torch.equal(y[:, :3], x[:, :, [0, 2, 4]][..., [0, 2, 4]])
-    assert y[:, 3:].eq(0).all()
+    assert torch.equal(y[:, 2:5], x[:, :, [0, 2, 4]][..., [0, 2, 4]])
+    assert y[:, :2].eq(0).all() and y[:, 5:].eq(0).all()
 
 
 def test_shortcuts_sit_where_a_stage_widens():

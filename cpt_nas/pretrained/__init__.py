@@ -1,0 +1,1 @@
+"""Trained weights that somebody has: read without running code, matched with a network, tried."""
