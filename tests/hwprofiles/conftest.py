@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -77,3 +78,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(validation, "time_candidates", time_them)
 
     return install
+
+
+@pytest.fixture
+def content(tiny_profile: Profile) -> dict[str, Any]:
+    """What the tiny profile's file holds."""
+    return copy.deepcopy(tiny_profile.model_dump(mode="json", by_alias=True))

@@ -90,3 +90,9 @@ def load(
         limit_bytes=limit_bytes,
         console=console,
     )
+
+
+def one_line(caught):
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
