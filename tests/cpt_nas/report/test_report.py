@@ -91,7 +91,7 @@ def test_a_broken_export_is_named(runs, profile, tmp_path, file):
         add_export(folder)
     (runs[1] / "export" / file).write_bytes(b"broken")
     out = tmp_path / "out"
-    refuse("searched: export cannot be loaded", out, runs, out, [profile("home")], measure=True)
+    refuse("searched/export cannot be loaded", out, runs, out, [profile("home")], measure=True)
     (runs[1] / "export" / file).unlink()
     refuse(f"searched has no export/{file}", out, runs, out, [profile("home")], measure=True)
 
