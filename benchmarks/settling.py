@@ -4,9 +4,9 @@
 
 ResNet-20 on the embedded digits, searched to half its MACs, one thread a training. From the
 default settings one thing is changed at a time: the estimator, theta's rate, when everything is
-decided, and how long the training is (the longest with the first seed only). Finished runs are
-not repeated. Writes docs/results/settling.csv (a row a run) and the table in
-docs/results/settling.md. About half an hour on four cores.
+decided, and how long the training is (the longest with the first seed only). Finished runs are not
+repeated. Writes docs/results/settling.csv (a row a run) and the table in docs/results/settling.md.
+About half an hour on four cores. Searches without a budget: benchmarks/fixed_level.py.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ DOCS = ROOT / "docs" / "results"
 RECIPE = ROOT / "cpt_nas" / "recipes" / "digits.yaml"
 BASE: dict[str, Any] = {"search.macs_budget": 0.5, "search.cut_interval": 10}
 BASE |= {"search.warmup": 0.02, "search.ramp": 0.13, "search.freeze": 0.2}
-# Without a budget theta follows Adam under a fixed level, which has to be chosen by hand.
-LEVEL: dict[str, Any] = {"search.macs_budget": None, "search.log_gamma": 0.05}
 CHANGES: dict[str, dict[str, Any]] = {
     "default": {},
     "straight-through": {"search.estimator": "straight_through"},
@@ -39,8 +37,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ramp to 35 %, freeze at 50 %": {"search.ramp": 0.33, "search.freeze": 0.5},
     "freeze at 90 %": {"search.ramp": 0.33, "search.freeze": 0.9},
     "ramp to 8 %, freeze at 10 %": {"search.ramp": 0.06, "search.freeze": 0.1},
-    "fixed level": LEVEL,
-    "fixed level, straight-through": LEVEL | {"search.estimator": "straight_through"},
 }
 LENGTHS = (10, 40, 180)  # epochs
 
