@@ -35,7 +35,7 @@ SEEDS = (0, 1, 2)
 GATES = ("dense", "units", "both", "layers")
 LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
     "lenet300": {"dense": (0.0,), "units": (0.1, 0.3), "both": (0.1,), "layers": (0.1,)},
-    "lenet5": {"dense": (0.0,), "units": (0.02, 0.1), "both": (0.1,), "layers": (0.1,)},
+    "lenet5": {"dense": (0.0,), "units": (0.1, 0.02), "both": (0.1,), "layers": (0.1,)},
 }
 INITS = ("kaiming_normal", "kaiming_uniform", "xavier_uniform")
 WIDTHS = ((300, 100), (600, 200), (150, 100))
@@ -94,8 +94,11 @@ def runs(
         for network in [n for n in LEVELS if n in parts]:
             for seed in seeds:
                 for gate in gates:
+                    # He et al.'s first weights kill a third layer, or one with a path around it.
+                    deep = network == "lenet5" or gate in ("both", "layers")
+                    init = "xavier_uniform" if deep else INITS[0]
                     for level in LEVELS[network][gate][position : position + 1]:
-                        yield Run("mnist", network, gate, level, seed)
+                        yield Run("mnist", network, gate, level, seed, weight_init=init)
     if "robustness" in parts:
         base = ("robustness", "digits", "units", ROBUST_LEVEL)
         hidden = WIDTHS[0]

@@ -55,7 +55,7 @@ class ChainNet(nn.Module):
         padding: int = 1,
         norm: bool = False,
         skip: bool = False,
-        weight_init: str = "kaiming_normal",
+        weight_init: str = "xavier_uniform",
         num_classes: int = 10,
         in_chans: int = 1,
         img_size: int | Sequence[int] = 28,
@@ -71,7 +71,9 @@ class ChainNet(nn.Module):
             padding: of every convolution.
             norm: a batch norm behind every weight layer but the classifier.
             skip: a linear path around every section.
-            weight_init: ``kaiming_normal``, ``kaiming_uniform`` or ``xavier_uniform``.
+            weight_init: ``xavier_uniform``, ``kaiming_normal`` or ``kaiming_uniform``. Without
+                norms, with the latter two what comes out grows with every pooling and every path
+                around a section, and the first steps kill most filters.
             num_classes: outputs; 0 for none.
             in_chans: channels of the input.
             img_size: pixels along each side of the input, or height and width.

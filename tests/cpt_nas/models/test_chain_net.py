@@ -233,3 +233,13 @@ def test_timms_ways_with_a_model() -> None:
     assert copy.deepcopy(model).head_hidden_size == 500
     wide = timm.create_model("cpt_lenet5", img_size=(32, 36), in_chans=3)
     assert wide(torch.zeros(2, 3, 32, 36)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("name", ["cpt_lenet300", "cpt_lenet5"])
+def test_first_logits_are_small(name: str, skip: bool) -> None:
+    """Or the first steps leave a network most of whose filters never pass anything again."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, skip=skip)
+    with torch.no_grad():
+        assert float(model(torch.randn(64, 1, 28, 28)).std()) < 2

@@ -18,12 +18,14 @@ DIGITS = (
     *("data.name=digits", "data.input_size=[1, 16, 16]", "model.kwargs.img_size=16"),
     *("train.epochs=40", "train.batch_size=64", "search.log_gamma=0.1"),
 )
+# For another width log gamma is changed so that a multiply-add keeps its price: eq. 13 divides by
+# those of the whole network.
 VARIATIONS = {
-    "seed": "train.seed=1",
-    "first weights": "model.kwargs.weight_init=xavier_uniform",
-    "wider": "model.kwargs.hidden=[600, 200]",
-    "narrower": "model.kwargs.hidden=[150, 100]",
-    "first theta": "search.theta_init=0.5",
+    "seed": ("train.seed=1",),
+    "first weights": ("model.kwargs.weight_init=xavier_uniform",),
+    "wider": ("model.kwargs.hidden=[600, 200]", "search.log_gamma=0.2557"),
+    "narrower": ("model.kwargs.hidden=[150, 100]", "search.log_gamma=0.0505"),
+    "first theta": ("search.theta_init=0.75",),
 }
 
 
@@ -38,12 +40,12 @@ def found(folder: Path, *sets: str) -> tuple[float, int]:
 
 @pytest.mark.slow
 def test_what_is_found_does_not_hang_on_where_the_search_begins(tmp_path: Path) -> None:
-    runs = {name: found(tmp_path / name, sets) for name, sets in VARIATIONS.items()}
+    runs = {name: found(tmp_path / name, *sets) for name, sets in VARIATIONS.items()}
     runs["base"] = found(tmp_path / "base")
     accuracies, units = zip(*runs.values())
     assert min(accuracies) > 95, runs
     # Of 360 test images: the spread of seeds alone is about 1 point.
     assert max(accuracies) - min(accuracies) < 3, runs
-    # From 250 to 800 units at the start.
-    assert max(units) < 2 * min(units), runs
+    # Of 250 to 800 units at the start.
+    assert max(units) < 1.5 * min(units), runs
     assert max(units) < 200, runs
