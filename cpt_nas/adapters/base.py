@@ -35,11 +35,23 @@ class Count:
     """``module.attribute`` is ``per_unit`` times the units left.
 
     The attribute may lead on into lists and mappings: 'feature_info.2.num_chs'.
+
+    Attributes:
+        module: its name, seen from the block.
+        attribute: of the module.
+        per_unit: how much a unit adds.
+        of_model: the name is seen from the model instead.
     """
 
     module: str
     attribute: str
     per_unit: int = 1
+    of_model: bool = False
+
+    def owner(self, block: str) -> str:
+        """The module's path in the model, from the block's."""
+        seen_from = "" if self.of_model else block
+        return ".".join(p for p in (seen_from, self.module) if p)
 
 
 @dataclass(frozen=True)

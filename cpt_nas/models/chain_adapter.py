@@ -85,10 +85,6 @@ def _group(model: ChainNet, stream: _Stream) -> UnitGroup:
         build.read(name, inputs_of(model.get_submodule(name)) // stream.channels)
     build.produced |= {f"{name}:add": 1 for name in stream.added}
     first = stream.writers[0]
-    for index, info in enumerate(model.feature_info):
-        inside = f"{info['module']}."
-        if any(name.startswith(inside) for name in stream.writers):
-            build.counts.append(Count("", f"feature_info.{index}.num_chs"))
     if "fc" in stream.readers:
         build.counts.append(Count("", "num_features", build.consumed["fc"]))
     linear = isinstance(model.get_submodule(first), nn.Linear)

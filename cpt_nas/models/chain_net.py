@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from torch import nn
 
 from cpt_nas.models.cifar_resnet import cifar_cfg
@@ -121,8 +122,8 @@ class ChainNet(nn.Module):
                     around += [("conv", nn.Conv2d(width, wider, 1, bias=False, **factory))]
                 self._add(parts, around)
                 width, reduction = wider, reduction * pool
-                info = {"num_chs": width, "reduction": reduction}
-                self.feature_info.append(info | {"module": f"features.{len(self.features) - 1}"})
+            info = {"num_chs": width, "reduction": reduction}
+            self.feature_info.append(info | {"module": f"features.{len(self.features) - 1}"})
         flat = 0  # once the picture is a row of numbers: how many
         for wider in hidden:
             inputs = flat or width * size[0] * size[1]
@@ -204,6 +205,70 @@ class ChainNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """As timm's, over the stages of convolutions: a feature map behind each.
+
+        Args:
+            x: [B, in_chans, H, W].
+            indices: of stages; an int for the last ones, None for all.
+            norm: not used: there is no norm behind the last stage.
+            stop_early: leave out what comes behind the last of these stages.
+            output_fmt: 'NCHW'.
+            intermediates_only: without what :meth:`forward_features` returns.
+
+        Raises:
+            ValueError: there is no stage, or another format.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt: {output_fmt!r}, must be 'NCHW'")
+        taken, deepest = self._take(indices)
+        ends = {self._end(index): index for index in range(len(self.feature_info))}
+        maps = []
+        for number, section in enumerate(self.features):
+            x = section(x)
+            if ends.get(number) in taken:
+                maps.append(x)
+            if stop_early and number == self._end(deepest):
+                break
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As timm's, over the stages: takes away what comes behind the last that is asked for.
+
+        Raises:
+            ValueError: there is no stage.
+        """
+        taken, deepest = self._take(indices)
+        if prune_head or deepest < len(self.feature_info) - 1:
+            self.features = self.features[: self._end(deepest) + 1]
+            self.num_features = self.feature_info[deepest]["num_chs"]
+            self.reset_classifier(0)
+        return taken
+
+    def _take(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+        """The stages that are asked for, and the last of them."""
+        if not self.feature_info:
+            raise ValueError(
+                "features_only: True, must be False: without convolutions there is no feature map"
+            )
+        given = indices if isinstance(indices, int | None) else list(indices)
+        taken, deepest = feature_take_indices(len(self.feature_info), given)
+        return list(taken), deepest
+
+    def _end(self, stage: int) -> int:
+        """Number of a stage's last section."""
+        return int(self.feature_info[stage]["module"].rpartition(".")[2])
+
 
 def _mnist_cfg() -> dict[str, Any]:
     """Defaults of a network for MNIST; mean and std are those of its training images."""
@@ -226,19 +291,23 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    stages = tuple(range(len(kwargs.get("channels", ()))))
+    maps = {"feature_cls": "getter", "out_indices": stages}
+    return build_model_with_cfg(ChainNet, variant, pretrained, feature_cfg=maps, **kwargs)
+
+
 @register_model
 def cpt_lenet300(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """LeNet-300-100 for MNIST: two hidden linear layers."""
-    return build_model_with_cfg(
-        ChainNet, "cpt_lenet300", pretrained, **({"hidden": (300, 100)} | kwargs)
-    )
+    return _create("cpt_lenet300", pretrained, **({"hidden": (300, 100)} | kwargs))
 
 
 @register_model
 def cpt_lenet5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """LeNet-5 for MNIST, 20-50-500: two 5x5 convolutions with pooling, a hidden linear layer."""
     own = {"channels": ((20,), (50,)), "hidden": (500,), "kernel_size": 5, "padding": 0}
-    return build_model_with_cfg(ChainNet, "cpt_lenet5", pretrained, **(own | kwargs))
+    return _create("cpt_lenet5", pretrained, **(own | kwargs))
 
 
 @register_model
@@ -247,4 +316,4 @@ def cpt_vgg16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     stages = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
     own: dict[str, Any] = {"channels": stages, "hidden": (512,), "norm": True}
     own |= {"in_chans": 3, "img_size": 32}
-    return build_model_with_cfg(ChainNet, "cpt_vgg16", pretrained, **(own | kwargs))
+    return _create("cpt_vgg16", pretrained, **(own | kwargs))

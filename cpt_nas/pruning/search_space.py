@@ -13,6 +13,7 @@ from torch import nn
 from cpt_nas.adapters import REGISTRY, Branch, Refusal, UnitGroup
 from cpt_nas.adapters.base import Adapter, is_sequence
 from cpt_nas.pruning.exactness import Sharing, refused_block, refused_branches, silent_about
+from cpt_nas.pruning.feature_maps import FeatureMaps
 from cpt_nas.pruning.surgery import join
 
 
@@ -115,7 +116,8 @@ def find_branches(model: nn.Module) -> SearchSpace:
             else:
                 found.append(PrunableBranch(path, branch, name, is_sequence(module)))
     nested = nest(without_doubles(found))
-    branches = [_with_reason(model, item, nested) for item in nested]
+    maps = FeatureMaps(model)
+    branches = [_with_feature_maps(_with_reason(model, item, nested), maps) for item in nested]
     names = [branch.name for branch in branches]
     assert len(set(names)) == len(names), "adapters: two branches of one name"
     return SearchSpace(tuple(branches), refusals)
@@ -141,6 +143,15 @@ def _with_reason(
         return item
     why = silent_about(model.get_submodule(item.block), branch)
     return replace(item, branch=replace(branch, uncut=why))
+
+
+def _with_feature_maps(item: PrunableBranch, maps: FeatureMaps) -> PrunableBranch:
+    """The branch; its groups count what the model says of its feature maps, too."""
+    groups = []
+    for group in item.branch.groups:
+        produced = {absolute(item.block, name): w for name, w in group.produced_by.items()}
+        groups.append(replace(group, counts=(*group.counts, *maps.counts(produced))))
+    return replace(item, branch=replace(item.branch, groups=tuple(groups)))
 
 
 def owns(prefix: str, name: str) -> bool:
@@ -215,7 +226,7 @@ def renamed(group: UnitGroup, prefix: str) -> UnitGroup:
         name=join(prefix, group.name),
         slices=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.slices),
         folds=tuple(replace(s, tensor=join(prefix, s.tensor)) for s in group.folds),
-        counts=tuple(replace(c, module=join(prefix, c.module)) for c in group.counts),
+        counts=tuple(c if c.of_model else replace(c, module=c.owner(prefix)) for c in group.counts),
         produced_by=layers(group.produced_by),
         consumed_by=layers(group.consumed_by),
     )
@@ -241,7 +252,7 @@ def without_gone(found: PrunableBranch, gone: PrunableBranch) -> PrunableBranch:
             group,
             slices=tuple(s for s in group.slices if stays(s.tensor)),
             folds=tuple(s for s in group.folds if stays(s.tensor)),
-            counts=tuple(c for c in group.counts if stays(c.module)),
+            counts=tuple(c for c in group.counts if not holds(gone, c.owner(found.block))),
         )
         for group in found.branch.groups
     ]

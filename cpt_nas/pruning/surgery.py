@@ -8,6 +8,7 @@ in the next backward. What has changed is returned, for optimizers to follow
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,8 +59,7 @@ def plan_units(plan: Plan, block: str, branch: Branch, kept: Mapping[str, Tensor
         for cut in group.slices:
             plan.keep.setdefault(join(block, cut.tensor), []).append((cut, units))
         for count in group.counts:
-            key = (join(block, count.module), count.attribute)
-            plan.counts[key] = count.per_unit * len(units)
+            plan.counts[count.owner(block), count.attribute] = count.per_unit * len(units)
 
 
 def get_tensor(model: nn.Module, name: str) -> Tensor:
@@ -85,15 +85,22 @@ def select(tensor: Tensor, keep: Iterable[tuple[Slice, Tensor]], shape: Sequence
 
 
 def _set(owner: Any, path: str, value: int) -> None:
-    """Set an attribute, or an entry of the lists and mappings that it leads to."""
+    """Set an attribute, or an entry of the lists, mappings and objects that it leads to.
+
+    What is led through becomes the owner's own: other models may be made from the same lists.
+    """
     first, *rest = path.split(".")
     if not rest:
         setattr(owner, first, value)
         return
-    inner = getattr(owner, first)
+    held = inner = copy.deepcopy(getattr(owner, first))
     for part in rest[:-1]:
-        inner = inner[int(part) if isinstance(inner, list) else part]
+        if isinstance(inner, list | tuple):
+            inner = inner[int(part)]
+        else:
+            inner = inner[part] if isinstance(inner, Mapping) else getattr(inner, part)
     inner[rest[-1]] = value
+    setattr(owner, first, held)
 
 
 @dataclass

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from timm.models.selecsls import SelecSls, SelecSlsBlock
 from torch import nn
 
-from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal
+from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 from cpt_nas.adapters.chains import unit_groups
 
 _NO_SKIP = "it has no skip connection"
@@ -23,14 +21,7 @@ def selecsls_block(block: nn.Module) -> list[Branch] | Refusal:
 
 @REGISTRY.add(SelecSls)
 def selecsls_head(model: nn.Module) -> list[Branch] | Refusal:
-    """The convolutions behind the blocks; what the model says of its feature maps follows."""
+    """The convolutions behind the blocks."""
     assert isinstance(model, SelecSls)
     groups, uncut = unit_groups(model, [f"head.{i}" for i in range(len(model.head))])
-    kept = []
-    for group in groups:
-        counts = list(group.counts)
-        for index, info in enumerate(model.feature_info):
-            if any(name.startswith(info["module"] + ".") for name in group.produced_by):
-                counts.append(Count("", f"feature_info.{index}.num_chs"))
-        kept.append(replace(group, counts=tuple(counts)))
-    return [Branch("head", tuple(kept), (), "", (), None, _NO_SKIP, uncut)]
+    return [Branch("head", groups, (), "", (), None, _NO_SKIP, uncut)]

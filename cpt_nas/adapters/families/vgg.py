@@ -19,11 +19,7 @@ def vgg(model: nn.Module) -> list[Branch] | Refusal:
     groups, uncut = unit_groups(model, ("features", *head))
     kept = []
     for group in groups:
-        # What the model says about its feature maps must stay true.
         counts = list(group.counts)
-        for index, info in enumerate(model.feature_info):
-            if info["module"] in group.produced_by:
-                counts.append(Count("", f"feature_info.{index}.num_chs"))
         if f"features.{len(model.features) - 2}" in group.produced_by:
             counts.append(Count("", "num_features"))
         made = group.produced_by

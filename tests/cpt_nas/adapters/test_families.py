@@ -161,7 +161,7 @@ def test_exported_and_reloaded_with_timms_conveniences(family: str, tmp_path) ->
     assert torch.equal(back(x), expected)
 
     features = back.forward_features(x)
-    if hasattr(back, "forward_intermediates"):
+    if hasattr(back, "forward_intermediates") and back.feature_info:
         final, steps = back.forward_intermediates(x)
         pairs = (
             [(final, features)]

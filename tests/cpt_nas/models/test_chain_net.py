@@ -219,6 +219,26 @@ def test_first_weights_differ_by_their_initialisation() -> None:
     assert deviations["xavier_uniform"] == pytest.approx((2 / 1084) ** 0.5, rel=0.01)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_features_only(skip: bool) -> None:
+    """A map behind every stage, of the network and of a cut one, as timm's features say."""
+    x = torch.zeros(2, 3, 12, 12)
+    features = timm.create_model("cpt_vgg16", features_only=True, **(SMALL | {"skip": skip}))
+    assert [m.shape[1] for m in features(x)] == features.feature_info.channels() == [6, 8]
+    assert [12 // m.shape[2] for m in features(x)] == features.feature_info.reduction() == [2, 4]
+    first = timm.create_model("cpt_vgg16", features_only=True, out_indices=(0,), **SMALL)
+    assert [m.shape[1] for m in first(x)] == [6]
+    assert len(first.model.features) == 2
+    model = small(skip=skip)
+    final, maps = model.forward_intermediates(x.double(), indices=[0, 1], stop_early=True)
+    assert torch.equal(final, maps[1])
+
+
+def test_features_only_without_convolutions_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^features_only: True, must be"):
+        timm.create_model("cpt_lenet300", features_only=True)
+
+
 def test_timms_ways_with_a_model() -> None:
     model = timm.create_model("cpt_lenet5", num_classes=7)
     assert isinstance(model, ChainNet)
