@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hwprofiles._version import __version__
+from hwprofiles.cost_profile import describe_setting
 from hwprofiles.options import (
     TIME_LIMIT_S,
     BatchSize,
@@ -125,7 +126,9 @@ def check(
     channels_last: Annotated[
         bool | None, typer.Option("--channels-last/--contiguous", help="Of the target.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="Of the target.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Of the target, such as eager or onnxruntime.")
+    ] = None,
 ) -> None:
     """Does a profile hold on this machine, in this setting? If not, exit code 1 and what differs.
 
@@ -134,16 +137,17 @@ def check(
 
     Example: hwprofiles check resnet18.yaml --batch-size 1 --threads 1
     """
+    profile = load(file)
+    of_kits = {profile.workload.runtime} - {*RUNTIMES}  # theirs is what the table names
     for field, value, allowed in (
         ("device", device, ("cpu", "cuda")),
         ("dtype", dtype, ("float32", "bfloat16")),
-        ("runtime", runtime, tuple(RUNTIMES)),
+        ("runtime", runtime, (*of_kits, *RUNTIMES)),
     ):
         if value is not None and value not in allowed:
             raise ValueError(
                 f"{field}: {value!r}, allowed are {', '.join(allowed[:-1])} and {allowed[-1]}"
             )
-    profile = load(file)
     target = Target.model_validate(
         {
             "device": device,
@@ -159,7 +163,10 @@ def check(
         print(line)
     if found:
         raise typer.Exit(EXIT_DIFFERENT)
-    print(f"{profile.name}: this machine and software ({profile.fingerprint_id})")
+    print(
+        f"{profile.name}: this machine and software ({profile.fingerprint_id}); "
+        f"{describe_setting(profile)}"
+    )
 
 
 @app.command("seal")

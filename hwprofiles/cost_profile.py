@@ -265,6 +265,11 @@ def setting_of(workload: Workload) -> Setting:
     )
 
 
+def describe_setting(profile: Profile) -> str:
+    """A profile's setting in words, such as 'onnxruntime, cpu, 1 thread, batch 1, float32'."""
+    return f"{profile.workload.runtime}, {setting_of(profile.workload).words}"
+
+
 class MissingLayers(ProfileError):
     """Layers that a profile does not hold. They never cost zero."""
 
@@ -276,5 +281,6 @@ class MissingLayers(ProfileError):
         super().__init__(
             f"profile {profile.name} does not hold {len(signatures)} layer(s): {signatures[0]}"
             f"{f' and {more} more' if more else ''}. Measure them with: hwprofiles measure MODEL "
-            f"--input-size {size} --batch-size {w.batch_size} --threads {w.threads} -o FILE.yaml"
+            f"--input-size {size} --batch-size {w.batch_size} --threads {w.threads} --dtype "
+            f"{w.dtype} --runtime {w.runtime} -o FILE.yaml"
         )

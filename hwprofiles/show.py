@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from hwprofiles.cost_profile import Profile
+from hwprofiles.cost_profile import Profile, describe_setting
 from hwprofiles.schema import Calibration, EndToEnd
 from hwprofiles.terminal import console
 
@@ -121,6 +121,7 @@ def show_fused(profile: Profile) -> None:
 def show_comparison(first: Profile, second: Profile) -> None:
     """Print two profiles side by side: the weights, the networks and the layers in both."""
     table = Table("", first.name, second.name, "ratio")
+    table.add_row("setting", describe_setting(first), describe_setting(second), "")
     for label, of in HEADLINES.items():
         x, y = of(first), of(second)
         table.add_row(label, f"{x:.4g}", f"{y:.4g}", _ratio(x, y))

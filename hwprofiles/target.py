@@ -38,6 +38,11 @@ class Target(BaseModel):
     runtime: str | None = None
 
 
+def target_of(profile: Profile) -> Target:
+    """The profile's own setting."""
+    return Target(**{field: getattr(profile.workload, field) for field in Target.model_fields})
+
+
 def setting_differences(profile: Profile, target: Target) -> list[Difference]:
     """Where the stated setting is not the profile's."""
     return [

@@ -11,6 +11,7 @@ from torch import nn
 
 import hwprofiles
 from cpt_nas.cli.options import EXTRAS
+from hwprofiles.cost_profile import describe_setting
 from hwprofiles.options import (
     TIME_LIMIT_S,
     BatchSize,
@@ -208,8 +209,6 @@ def _check_images(file: Path, models: Iterable[str]) -> None:
 
 
 def _draw(profile: hwprofiles.Profile, file: Path, models: list[str]) -> None:
-    from cpt_nas.report.latency import describe_setting
-
     try:
         from cpt_nas.report.profile_figure import save_figure, validation_figure
     except ModuleNotFoundError as error:

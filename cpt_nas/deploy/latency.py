@@ -12,7 +12,7 @@ from cpt_nas.deploy.source import Source
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import dense_structure
 from hwprofiles import Measurement, MissingLayers, Profile
-from hwprofiles.cost_profile import setting_of
+from hwprofiles.cost_profile import describe_setting
 from hwprofiles.runtimes.base import Runtime, Setting
 
 DENSE, CUT = "dense", "cut"
@@ -95,4 +95,4 @@ def promised(
         }
     except MissingLayers:
         notes.append(f"{profile.name} was not measured on all layers of this network")
-    return Promise(profile.name, f"{w.runtime}, {setting_of(w).words}", seconds, notes)
+    return Promise(profile.name, describe_setting(profile), seconds, notes)

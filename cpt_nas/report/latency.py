@@ -19,7 +19,7 @@ from cpt_nas.report.rows import LatencyRow
 from cpt_nas.train.run_folder import Run
 from cpt_nas.train.run_rows import columns
 from hwprofiles import Profile
-from hwprofiles.cost_profile import setting_of
+from hwprofiles.cost_profile import describe_setting
 from hwprofiles.messages import naming
 from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import progress_bar
@@ -104,6 +104,7 @@ def latency(
                 LatencyRow(
                     run=run.name,
                     profile=name,
+                    runtime=profile.workload.runtime,
                     predicted_s=predicted.get(run.name, NAN),
                     measured_s=m.median_s if m else NAN,
                     q25_s=m.q25_s if m else NAN,
@@ -114,11 +115,6 @@ def latency(
             )
     settings = {name: describe_setting(profile) for name, profile in profiles.items()}
     return Latency(pd.DataFrame(rows, columns=columns(LatencyRow)), settings, notes)
-
-
-def describe_setting(profile: Profile) -> str:
-    """A profile's setting in words, such as 'eager, cpu, 1 thread, batch 1, float32'."""
-    return f"{profile.workload.runtime}, {setting_of(profile.workload).words}"
 
 
 def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], list[str]]:

@@ -141,8 +141,7 @@ def _runs(runs: Sequence[Run], table: pd.DataFrame, latency: Latency) -> Section
                 ].itertuples(index=False)
             ],
             "model": table["model"],
-            "cost": table["cost"].map(_text),
-            "profile": table["profile"].map(_text),
+            **{name: table[name].map(_text) for name in ("cost", "profile", "runtime")},
             "accuracy %": table["accuracy"].map(_decimals(2)),
             "MACs M": (table["macs"] / 1e6).map(_decimals(2)),
             "fPR %": table["fPR"].map(_decimals(1)),

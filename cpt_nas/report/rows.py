@@ -16,6 +16,7 @@ class RunRow:
         kind: search, retrain or dense.
         cost: what the search lowered.
         profile: name of its cost profile.
+        runtime: what the profile's networks run in.
         seed: of the recipe.
         epochs: of the recipe.
         epochs_done: epochs that have ended.
@@ -43,6 +44,7 @@ class RunRow:
     kind: str
     cost: str | None
     profile: str | None
+    runtime: str | None
     seed: int
     epochs: int
     epochs_done: int
@@ -101,6 +103,7 @@ class LatencyRow:
     Attributes:
         run: name of the run.
         profile: name of the profile whose setting it is.
+        runtime: what the network runs in, by that profile.
         predicted_s: seconds a batch by the profile.
         measured_s: median of the measured seconds a batch; empty if not measured.
         q25_s: first quartile of the readings.
@@ -111,6 +114,7 @@ class LatencyRow:
 
     run: str
     profile: str
+    runtime: str
     predicted_s: float
     measured_s: float
     q25_s: float

@@ -58,6 +58,7 @@ def _row(run: Run) -> RunRow:
         kind=run.kind,
         cost=run.result.get("cost"),
         profile=run.result.get("profile"),
+        runtime=(run.result.get("target") or {}).get("runtime"),
         seed=run.recipe.train.seed,
         epochs=run.recipe.train.epochs,
         epochs_done=len(run.history),

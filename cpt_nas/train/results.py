@@ -19,6 +19,7 @@ from cpt_nas.train.evaluate import Meter, evaluate
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.run_rows import HistoryRow, Result, as_json
 from cpt_nas.train.state import TrainingState
+from hwprofiles.target import target_of
 
 
 def history_row(
@@ -93,6 +94,7 @@ def finish(
         run_folder.write_trace(output, state.search)
     live, dense = state.cost.of_structure(structure), state.cost.of_structure(state.structure)
     search = state.search
+    profile = search.profile if search is not None else None
     result = Result(
         status="finished",
         kind=recipe.kind,
@@ -112,10 +114,9 @@ def finish(
         seed=recipe.train.seed,
         epochs=recipe.train.epochs,
         cost=search.law.cost if search is not None else "none",
-        profile=search.profile.name if search is not None and search.profile else None,
-        profile_fingerprint=(
-            search.profile.fingerprint_id if search is not None and search.profile else None
-        ),
+        profile=None if profile is None else profile.name,
+        profile_fingerprint=None if profile is None else profile.fingerprint_id,
+        target=None if profile is None else target_of(profile),
         changes=state.changes,
         doubts=against,
         weights=state.weights,

@@ -7,6 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
+from hwprofiles import Target
+
 
 @dataclass(frozen=True)
 class HistoryRow:
@@ -105,6 +109,8 @@ class Result:
         profile: name of the cost profile, or null.
         test_loss: mean cross-entropy on the test images.
         profile_fingerprint: identifies the machine and software of the profile.
+        target: the setting that was searched for, by the profile: ``runtime``, ``device``,
+            ``threads``, ``batch_size``, ``dtype``, ``channels_last``; null without a profile.
         log_gamma: pruning level at the end.
         alpha: weight of computation against parameters; null where it has no part in the cost.
         kappa: weight of layers against units; null where it has no part in the cost.
@@ -146,6 +152,7 @@ class Result:
     profile: str | None
     test_loss: float | None = None
     profile_fingerprint: str | None = None
+    target: Target | None = None
     log_gamma: float | None = None
     alpha: float | None = None
     kappa: float | None = None
@@ -166,6 +173,8 @@ class Result:
 
 def as_json(value: Any) -> Any:
     """Plain data as strict JSON has it: null for what is no finite number."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, dict):
         return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

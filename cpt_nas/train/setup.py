@@ -79,14 +79,25 @@ def load_profile(recipe: Recipe, copy: Path | None = None) -> Profile | None:
             recipe's file is by now and whatever it holds.
 
     Raises:
-        ValueError: no such profile, or, where it is not the run's own, one of another target than
-            where the network is to run.
+        ValueError: a target without a profile, no such profile, one of another setting than the
+            stated target, or, where it is not the run's own, one of another machine than where the
+            network is to run.
     """
     search = recipe.search
-    if search is None or not search.profile:
+    if search is None:
+        return None
+    if not search.profile:
+        stated = {} if search.target is None else search.target.model_dump(exclude_none=True)
+        if stated:
+            raise ValueError(
+                f"search.target: {stated}, but there is no profile that could be of that setting; "
+                "give one (search.profile, --profile), or leave the target out"
+            )
         return None
     if copy is not None and copy.is_file():
-        return hwprofiles.load(copy)
+        profile = hwprofiles.load(copy)
+        hwprofiles.require_target(profile, search.target, allow_foreign=True)
+        return profile
     profile = hwprofiles.load(search.profile)
     hwprofiles.require_target(profile, search.target, search.allow_foreign)
     return profile

@@ -36,6 +36,7 @@ from cpt_nas.train.setup import (
     wrap,
 )
 from cpt_nas.train.state import TrainingState
+from hwprofiles.cost_profile import describe_setting
 from hwprofiles.streams import PlainConsole
 
 
@@ -68,6 +69,9 @@ def train(
         saved = checkpoint.load_last(output, recipe) if resume else None
         profile = load_profile(recipe, output / run_folder.PROFILE if resume else None)
         if profile is not None:
+            of = f"{profile.fingerprint.device.name}, fingerprint {profile.fingerprint_id}"
+            line = f"profile {profile.name}: {describe_setting(profile)}; {of}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
             for doubt in profile.doubts():
                 console.print(f"profile {profile.name} is doubtful: {doubt}", soft_wrap=True)
         data = load_data(recipe.data, recipe.train, rank=rank, world=world, console=console)

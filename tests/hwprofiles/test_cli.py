@@ -133,6 +133,7 @@ def test_compare(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: P
     other = foreign(tiny_profile, file.with_name("other.yaml"))
     code, out, _ = run(capsys, "compare", str(file), str(other))
     assert code == 0 and "elsewhere" in out and "compute weight alpha" in out
+    assert out.count("eager, cpu, 1 thread, batch 1, float32") == 2
     assert "tiny, whole" in out and "1.00" in out
     shared = len(tiny_profile.layers) - 1
     assert f"{shared} layers in both, 1 in one only" in out
@@ -141,6 +142,7 @@ def test_compare(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: P
 def test_check(capsys: pytest.CaptureFixture[str], file: Path, tiny_profile: Profile) -> None:
     code, out, _ = run(capsys, "check", str(file))
     assert code == 0 and tiny_profile.fingerprint_id in out
+    assert "eager, cpu, 1 thread, batch 1, float32" in out
     code, out, _ = run(capsys, "check", str(foreign(tiny_profile, file.with_name("other.yaml"))))
     assert code == 1 and out.startswith("device.name: profile has abacus, here is ")
 
@@ -159,6 +161,20 @@ def test_check_of_a_setting(capsys: pytest.CaptureFixture[str], file: Path) -> N
     assert code == 1 and out.startswith("workload.runtime: profile has eager, the target is openv")
     code, _, err = run(capsys, "check", str(file), "--dtype", "int8")
     assert code == 2 and err == "error: dtype: 'int8', allowed are float32 and bfloat16\n"
+
+
+def test_a_device_without_pytorch_has_a_runtime_of_its_own(
+    capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    content = load(file).model_dump(mode="json", by_alias=True)
+    content["workload"]["runtime"] = content["fingerprint"]["runtime"]["name"] = "tengine"
+    save(parse(content), file)
+    _, out, _ = run(capsys, "check", str(file), "--runtime", "tengine")
+    assert "workload.runtime" not in out
+    _, out, _ = run(capsys, "check", str(file), "--runtime", "eager")
+    assert "workload.runtime: profile has tengine, the target is eager" in out
+    code, _, err = run(capsys, "check", str(file), "--runtime", "engine")
+    assert code == 2 and err.startswith("error: runtime: 'engine', allowed are tengine, eager, ")
 
 
 def test_check_and_show_repeat_what_is_doubtful(

@@ -36,6 +36,7 @@ def test_the_default_target_is_this_machine_in_the_profiles_setting(tiny_profile
         ("dtype", "bfloat16"),
         ("threads", 3),
         ("channels_last", True),
+        ("runtime", "onnxruntime"),
     ],
 )
 def test_a_stated_setting_that_differs_is_always_refused(

@@ -108,10 +108,12 @@ def write_run(folder, searching=True, status="finished", epochs_done=3, structur
             **{"units": 11, "units_dense": 20, "train_load": 0.75, "wall_s": 61.5, "seed": 7},
             **{"epochs": 3, "cost": "latency", "profile": "home", "profile_fingerprint": "0" * 12},
             **{"log_gamma": 0.02, "alpha": 0.5, "kappa": 0.0},
+            "target": {"device": "cpu", "threads": 1, "runtime": "onnxruntime"},
         }
         if not searching:
             values |= {"macs": 1000.0, "params": 120.0, "branches": 3, "units": 20}
             values |= {"train_load": 1.0, "cost": "none", "profile": None, "log_gamma": None}
+            values |= {"target": None}
     (folder / "result.json").write_text(json.dumps(values | result))
     if epochs_done:
         history(epochs_done, searching).to_csv(folder / "history.csv", index=False)

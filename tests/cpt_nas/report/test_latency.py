@@ -24,7 +24,7 @@ def test_predicted_latency_and_speed_up(runs, profile, tmp_path):
     chosen = [profile("home", 1e-6), profile("away", 3e-6, batch_size=64)]
     report(runs, tmp_path / "out", chosen, console=QUIET)
     table = pd.read_csv(tmp_path / "out" / "latency.csv")
-    columns = "run profile predicted_s measured_s q25_s q75_s n verdict"
+    columns = "run profile runtime predicted_s measured_s q25_s q75_s n verdict"
     assert list(table.columns) == columns.split()
     wide = table.pivot_table(index="run", columns="profile", values="predicted_s")
     assert wide.loc["dense", "home"] == pytest.approx(DENSE_S)
@@ -70,7 +70,8 @@ def test_measured_latency(runs, profile, stopwatch, tmp_path):
     assert row["measured_s"] == pytest.approx(2e-3)
     assert (row["q25_s"], row["q75_s"]) == pytest.approx((1.99e-3, 2.01e-3))
     assert (row["n"], row["verdict"]) == (11, "ok")
-    assert table.loc["half"].isna().all(axis=None)
+    half = table.loc["half"]
+    assert half.pop("runtime").eq("eager").all() and half.isna().all(axis=None)
     row = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("name").loc["searched"]
     assert row["measured_speedup:home"] == pytest.approx(4.0)
     assert "2.00 (4.00×)" in page  # the pivot: 2 ms, 4 times as fast as the dense run

@@ -34,7 +34,8 @@ def test_a_row_a_run(runs, tmp_path):
     row = table.loc["searched"]
     expected = {
         **{"status": "finished", "model": MODEL, "kind": "search", "cost": "latency"},
-        **{"profile": "home", "seed": 7, "epochs": 3, "epochs_done": 3, "accuracy": 90.0},
+        **{"profile": "home", "runtime": "onnxruntime"},
+        **{"seed": 7, "epochs": 3, "epochs_done": 3, "accuracy": 90.0},
         **{"macs": 600.0, "params": 30.0, "macs_dense": 1000.0, "params_dense": 120.0},
         **{"layers_left": 4, "layers": 6, "branches_left": 2, "branches": 3},
         **{"units_left": 11, "units": 20, "train_load": 0.75, "wall_s": 61.5},
@@ -44,7 +45,7 @@ def test_a_row_a_run(runs, tmp_path):
     assert row["pPR"] == pytest.approx(75.0)  # 1 - 30/120
     whole = table.loc["dense"]
     assert (whole["fPR"], whole["pPR"], whole["layers_left"]) == (0, 0, 6)
-    assert pd.isna(whole["profile"])
+    assert pd.isna(whole["profile"]) and pd.isna(whole["runtime"])
 
 
 def test_what_is_not_known_is_nan(tmp_path):

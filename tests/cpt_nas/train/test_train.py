@@ -169,5 +169,5 @@ def test_a_doubtful_profile_is_said_before_the_first_step(tmp_path: Path) -> Non
     what = recipe(data={"train_limit": 64}, train={"epochs": 1}, search=search | {"theta_lr": None})
     written = io.StringIO()
     train(what, tmp_path / "run", console=PlainConsole(file=written, width=40))
-    first = written.getvalue().splitlines()[0]
-    assert first.startswith("profile made_up is doubtful: its times are noisy (spread 25.0%, ")
+    second = written.getvalue().splitlines()[1]
+    assert second.startswith("profile made_up is doubtful: its times are noisy (spread 25.0%, ")
