@@ -107,12 +107,12 @@ def measure(
             traced[label] = trace_all(network, x)
         report("tracing", len(networks), len(networks))
         unique = {s.signature: s for t in traced.values() for s in t.layers}
+        runners = {  # before anything is timed: a model may not be taken
+            label: build_checked(in_runtime, model, x, setting) for label, model in models.items()
+        }
         divisor, contention = sweep_channel_divisor(
             traced, in_runtime, setting, min_s, seed, progress
         )
-        runners = {
-            label: build_checked(in_runtime, model, x, setting) for label, model in models.items()
-        }
         timed = _time_everything(
             traced, runners, x, divisor.value, setting, rounds, min_s, seed, progress
         )

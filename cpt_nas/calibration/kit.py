@@ -30,7 +30,7 @@ from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, dense_structure
 from hwprofiles.files import write_whole
 from hwprofiles.output import refuse_foreign_folder, staging
-from hwprofiles.runtimes.onnx_file import EXPORTER, onnx_bytes
+from hwprofiles.runtimes.onnx_file import EXPORTER, onnx_bytes, require_exporter
 
 MANIFEST, TIMES, RUN = "manifest.json", "times.csv", "run.py"
 NETWORK_FILE = re.compile(r"[0-9a-f]{6}-[0-9]{3,}\.onnx")
@@ -97,9 +97,10 @@ def write_kit(
         progress: called with (stage, done, total).
 
     Raises:
-        ValueError: a folder that holds something else, or a model that has not so many structures
-            or cannot be exported.
+        ValueError: onnx is not installed, a folder that holds something else, or a model that has
+            not so many structures or cannot be exported.
     """
+    require_exporter()
     refuse_foreign_folder(folder, "a kit without times", MANIFEST, _is_untimed_kit)
     space = find_branches(model)
     cost = build_cost(model, torch.zeros(1, *input_size), space, None)
@@ -159,7 +160,7 @@ def write_kit(
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """A place for a new kit, which takes the old one's when it is whole; until then that stays."""
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = staging(folder, MANIFEST)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -168,8 +169,8 @@ def _replaced(folder: Path) -> Iterator[Path]:
         yield unfinished
     except BaseException:
         shutil.rmtree(unfinished)
-        if made:
-            folder.rmdir()
+        for path in made:
+            path.rmdir()
         raise
     (folder / MANIFEST).unlink(missing_ok=True)
     for old in [path for path in folder.iterdir() if path != unfinished]:

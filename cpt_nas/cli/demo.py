@@ -92,12 +92,10 @@ def run(output: Path, epochs: int, console: Console, runtimes: Sequence[str] | N
     refuse_used(output)
     chosen_settings = settings(runtimes)
     dense = recipe(epochs, None)
-    output.mkdir(parents=True, exist_ok=True)
     name_of_model, input_size = dense.model.name, dense.data.input_size
-    profiles = {}
+    made: dict[str, hwprofiles.Profile] = {}
     for name, setting in chosen_settings.items():
         console.rule(f"measuring: {name}")
-        path = output / f"{name}.yaml"
         models = {name_of_model: timm.create_model(name_of_model, in_chans=input_size[0])}
         with progress_bar() as progress:
             profile = hwprofiles.measure(
@@ -114,8 +112,11 @@ def run(output: Path, epochs: int, console: Console, runtimes: Sequence[str] | N
                 profile, models, structures=STRUCTURES, min_s=MEASURED_S, progress=progress
             )
         console.print(f"verdict: {profile.protocol.verdict}", highlight=False)
-        hwprofiles.save(profile, path)
-        profiles[name] = path
+        made[name] = profile
+    output.mkdir(parents=True, exist_ok=True)  # no runtime has refused by now
+    profiles = {name: output / f"{name}.yaml" for name in made}
+    for name, path in profiles.items():
+        hwprofiles.save(made[name], path)
     runs = []
     for name, chosen in [("dense", None), *((n, str(p)) for n, p in profiles.items())]:
         console.rule(f"training: {name}")

@@ -11,7 +11,7 @@ from torch import nn
 
 import hwprofiles
 from cpt_nas.cli.options import EXTRAS
-from hwprofiles.cost_profile import describe_setting
+from hwprofiles.cost_profile import describe_setting, setting_of
 from hwprofiles.options import (
     TIME_LIMIT_S,
     BatchSize,
@@ -35,6 +35,7 @@ from hwprofiles.options import (
     limited,
 )
 from hwprofiles.output import refuse_foreign_file
+from hwprofiles.runtimes import find_runtime
 from hwprofiles.show import show_summary
 from hwprofiles.terminal import Report, missing_extra, progress_bar
 from hwprofiles.terminal import console as out
@@ -159,6 +160,7 @@ def validate_profile(
     if not file.is_file():
         raise ValueError(f"profile: no such file: {file}; a shipped profile has to be copied first")
     known = hwprofiles.load(file)
+    find_runtime(known.workload.runtime).check(setting_of(known.workload))
     hwprofiles.require_target(known, allow_foreign=allow_foreign)
     defaults = {"in_chans": known.workload.input_size[0]}
     built = create_models([model], modules or [], defaults, model_kwargs or [])

@@ -19,8 +19,9 @@ from cpt_nas.report.rows import LatencyRow
 from cpt_nas.train.run_folder import Run
 from cpt_nas.train.run_rows import columns
 from hwprofiles import Profile
-from hwprofiles.cost_profile import describe_setting
+from hwprofiles.cost_profile import describe_setting, setting_of
 from hwprofiles.messages import naming
+from hwprofiles.runtimes import find_runtime
 from hwprofiles.streams import PlainConsole
 from hwprofiles.terminal import progress_bar
 from hwprofiles.time_limit import TimeLimit
@@ -82,6 +83,9 @@ def latency(
         TimeoutError: the time is over; names the profile.
     """
     finished = [run for run in runs if run.finished]
+    if measure:
+        for name, profile in profiles.items():
+            _refuse_unmeasurable(name, profile)
     rows, notes, limit = [], [], TimeLimit(time_limit)
     for name, profile in profiles.items():
         notes += [f"{name} is doubtful: {doubt}." for doubt in profile.doubts()]
@@ -139,12 +143,19 @@ def predict(runs: Sequence[Run], profile: Profile) -> tuple[dict[str, float], li
     return seconds, unknown
 
 
+def _refuse_unmeasurable(name: str, profile: Profile) -> None:
+    """Raises ValueError where this machine cannot run a profile's setting."""
+    w = profile.workload
+    if w.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"profile {name}: its setting is cuda, and there is no CUDA device here")
+    with naming(f"profile {name}"):
+        find_runtime(w.runtime).check(setting_of(w))
+
+
 def _measure(
     runs: Sequence[Run], name: str, profile: Profile, console: Console | None, limit: TimeLimit
 ) -> dict[str, hwprofiles.Measurement]:
     w = profile.workload
-    if w.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"profile {name}: its setting is cuda, and there is no CUDA device here")
     generator = torch.Generator().manual_seed(0)
     models = {}
     for run in runs:

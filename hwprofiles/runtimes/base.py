@@ -8,6 +8,7 @@ that shape. What it writes on the way is gone when ``build`` returns.
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -92,20 +93,15 @@ class Runtime(ABC):
 
     def missing(self) -> list[str]:
         """Its packages that are not installed."""
-        return [p for p in self.packages if importlib.util.find_spec(p) is None]
+        return _missing(self.packages)
 
     def require(self) -> None:
-        """Refuse where its packages are not installed.
+        """Refuse where its packages are not installed, or cannot be imported.
 
         Raises:
             ValueError: names them, and what installs them.
         """
-        missing = self.missing()
-        if missing:
-            raise ValueError(
-                f"runtime: {self.name} needs {', '.join(missing)}, which this environment lacks; "
-                f"the extra [{self.extra}] installs it (or pip install {' '.join(missing)})"
-            )
+        require_packages(self.name, self.packages, self.extra)
 
     @abstractmethod
     def check(self, setting: Setting) -> None:
@@ -140,6 +136,37 @@ class Runtime(ABC):
         Raises:
             RuntimeBuildError: the model cannot be taken; says what is not known.
         """
+
+
+def require_packages(who: str, packages: Sequence[str], extra: str | None) -> None:
+    """Refuse where packages are not installed, or cannot be imported.
+
+    Args:
+        who: needs them.
+        packages: modules.
+        extra: of the distribution, which installs them.
+
+    Raises:
+        ValueError: names them, and what installs them.
+    """
+    missing = _missing(packages)
+    if missing:
+        raise ValueError(
+            f"runtime: {who} needs {', '.join(missing)}, which this environment lacks; "
+            f"the extra [{extra}] installs it (or pip install {' '.join(missing)})"
+        )
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ValueError(
+                f"runtime: {who} needs {package}, which cannot be imported here: "
+                f"{_first_line(error)}; the extra [{extra}] installs what it needs"
+            ) from error
+
+
+def _missing(packages: Sequence[str]) -> list[str]:
+    return [p for p in packages if importlib.util.find_spec(p) is None]
 
 
 def own_format(runtime: Runtime, setting: Setting) -> None:

@@ -32,6 +32,10 @@ class ExecuTorch(FileRuntime):
     distribution = "executorch"
     exporter = "torch.export"
 
+    def require(self) -> None:
+        with _quiet():  # torchao tells of what it does without
+            super().require()
+
     def check(self, setting: Setting) -> None:
         own_format(self, setting)
         known_dtype(self, setting, [*self.tolerances])

@@ -18,13 +18,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hwprofiles.runtimes.base import RuntimeBuildError
+from hwprofiles.runtimes.base import RuntimeBuildError, require_packages
 from hwprofiles.runtimes.file_runtime import converted
 
 OPSET = 17  # the first with layer normalisation
 INPUT, OUTPUT = "input", "output"
 EXPORTER = f"torch.onnx tracing, opset {OPSET}"
 LIMIT_BYTES = 2 * 2**30  # of a protobuf message, which an ONNX file is
+
+
+def require_exporter() -> None:
+    """Refuse where the package is missing that torch's exporter finishes a file with.
+
+    Raises:
+        ValueError: names it, and what installs it.
+    """
+    require_packages("the ONNX exporter", ["onnx"], "onnx")
 
 
 def onnx_bytes(model: nn.Module, example: Tensor, dynamic_batch: bool = False) -> bytes:
@@ -38,7 +47,9 @@ def onnx_bytes(model: nn.Module, example: Tensor, dynamic_batch: bool = False) -
     Raises:
         RuntimeBuildError: the exporter does not take the model; says which layer and what is not
             known. Or its weights are more than a file can hold.
+        ValueError: onnx is not installed.
     """
+    require_exporter()
     weights = itertools.chain(model.parameters(), model.buffers())
     size = sum(4 * t.numel() for t in weights)
     if size >= LIMIT_BYTES:
