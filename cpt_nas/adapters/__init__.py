@@ -1,6 +1,6 @@
-"""Adapters of timm's blocks: one file a family, each registering its classes when imported.
+"""Adapters of timm's blocks. Each family has a file, which registers its classes when imported.
 
-A family that the installed timm does not have is left out: its models cannot be made then.
+A family whose modules the installed timm does not have is left out, and named in ``MISSING``.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from cpt_nas.adapters import attention, families, mlp
 from cpt_nas.adapters.base import REGISTRY, Branch, Count, Refusal, Slice, UnitGroup
 
 MISSING: dict[str, str] = {}
-"""Family -> the module of timm that lacks what it needs."""
+"""The families that are left out, each with the module of timm whose import failed."""
 
 for _module in pkgutil.iter_modules(families.__path__):
     try:

@@ -1,7 +1,7 @@
-"""timm.layers.attention: heads of Attention and AttentionRope, in whatever block they stand.
+"""timm.layers.attention: the heads of Attention and AttentionRope, whatever block holds them.
 
-A head is cut at the input of ``proj``: rows of query, key and value go with it. Nothing but the
-heads' values passes there, so a closed head is exactly a missing one.
+A head is cut at the input of ``proj``, and its rows of query, key and value are cut with it. Only
+the heads' values reach that input, so a closed head gives exactly the outputs of a missing one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cpt_nas.adapters.chains import is_dense, is_silent
 from cpt_nas.adapters.known import changed_inside
 from cpt_nas.adapters.mlp import within
 
-# What the attention calls itself between its linear layers: one channel a head.
+# The functions that the attention itself calls between its linear layers.
 CALLS = (":scaled_dot_product_attention", ":mul", ":mul#1", ":matmul", ":matmul#1", ":softmax")
 _OUTPUTS = {
     nn.Linear: "out_features",
@@ -28,7 +28,7 @@ _OUTPUTS = {
 
 @REGISTRY.add(Attention, AttentionRope)
 def attention(block: nn.Module) -> list[Branch] | Refusal:
-    """Heads of packed or separate query, key and value."""
+    """The heads, whether one layer makes query, key and value or three layers do."""
     if changed_inside(block):
         return Refusal(changed_inside(block))
     if not is_silent(block.norm):  # type: ignore[arg-type]
@@ -61,9 +61,10 @@ def strangers(
     """Why the parts of an attention are not those that its class makes; '' where they are.
 
     Args:
-        layers: what must be a linear layer, or a convolution without groups.
-        norms: what may be a norm -> over how many channels of one head.
-        silent: what must do nothing to what is cut.
+        block: the attention.
+        layers: the names of parts that must be linear layers or convolutions without groups.
+        norms: the names of parts that may be norms, with the channels of one head they work on.
+        silent: the names of parts that must not mix or change the heads.
     """
     parts = dict(block.named_children())
     for name in layers:
@@ -92,13 +93,16 @@ def heads_group(
     """The heads of an attention whose output one linear layer (or 1x1 convolution) reads.
 
     Args:
-        heads: how many there are.
-        makers: the layers that make queries, keys, values or gates -> of how many of these they
-            hold the heads, one after the other; 1 too where each head has all of its own together.
-        counts: attributes of the attention that count heads or their channels.
-        slices: further tensors with entries of each head.
-        reader: the layer that reads all the heads.
-        calls: what works head by head in between.
+        block: the attention.
+        heads: the number of heads.
+        makers: the names of the layers that make queries, keys, values or gates, each with the
+            number of equal blocks in its outputs. A layer that makes first all queries, then all
+            keys, then all values has 3 blocks; one that makes all that belongs to the first head,
+            then all that belongs to the second, has 1.
+        counts: the attributes of the attention that count heads or their channels.
+        slices: further tensors with entries for each head.
+        reader: the name of the layer that reads all the heads.
+        calls: the functions and modules that work head by head between makers and reader.
     """
     cuts: list[Slice] = []
     counted, made = list(counts), dict[str, int]()

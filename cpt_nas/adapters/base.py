@@ -1,7 +1,7 @@
-"""What an adapter says about a block: its branches, its unit groups, and what to slice.
+"""What an adapter says about a block: its branches, its unit groups and the tensors to slice.
 
 An adapter is a function ``block -> list[Branch] | Refusal``. All names in it are relative to the
-block. It is the only place that knows a timm block's insides; everything else reads this data.
+block. Only adapters know what is inside a timm block; all other code reads this data.
 
 A block may hold modules that have adapters of their own (an Mlp, an attention). Their unit groups
 become groups of the branch that they lie in, see :func:`cpt_nas.pruning.search_space.nest`.
@@ -34,13 +34,13 @@ class Slice:
 class Count:
     """``module.attribute`` is ``per_unit`` times the units left.
 
-    The attribute may lead on into lists and mappings: 'feature_info.2.num_chs'.
+    The attribute may lead into lists and mappings, as 'feature_info.2.num_chs' does.
 
     Attributes:
-        module: its name, seen from the block.
-        attribute: of the module.
-        per_unit: how much a unit adds.
-        of_model: the name is seen from the model instead.
+        module: the module's name relative to the block.
+        attribute: the name of the module's attribute.
+        per_unit: how much of the attribute one unit counts for.
+        of_model: whether ``module`` is relative to the model instead of the block.
     """
 
     module: str
@@ -56,21 +56,21 @@ class Count:
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """Units that are read by dense layers alone, so that each can be cut.
+    """Units that only dense layers read, so that each of them can be cut.
 
-    They exist inside one branch; or outside all, and then branches may write and read them, too:
-    what such a branch holds of them goes with it.
+    A group lies inside one branch, or outside all of them. Branches may also write and read a group
+    that lies outside; when such a branch is removed, its part of the group is removed with it.
 
     Attributes:
-        name: unique in the block.
+        name: a name that no other group of the block has.
         kind: 'filters', 'groups', 'hidden' or 'heads'.
-        size: K, the number of units.
-        slices: every tensor that loses entries when a unit goes.
+        size: the number of units, K.
+        slices: every tensor that loses entries when a unit is cut.
         counts: every attribute that counts units.
-        folds: the readers' weights, multiplied by the gate (form (c)); multiplying the readers'
-            inputs is the same function (form (a)).
-        produced_by: layers whose output channels are the group's -> channels a unit.
-        consumed_by: layers whose input channels are the group's -> channels a unit.
+        folds: the readers' weights, which the folded form of the gates multiplies by the gate.
+            The multiplied form multiplies the readers' inputs, which gives the same outputs.
+        produced_by: the layers whose output channels are the group's, with their channels a unit.
+        consumed_by: the layers whose input channels are the group's, with their channels a unit.
     """
 
     name: str
@@ -84,7 +84,7 @@ class UnitGroup:
 
     @property
     def width(self) -> int:
-        """Channels a unit in the first of the layers that make them."""
+        """The channels of one unit in the first layer that makes them."""
         return self.slices[0].width
 
 
@@ -93,16 +93,17 @@ class Branch:
     """A residual branch of a block.
 
     Attributes:
-        name: relative to the block; '' where the block has one branch only.
+        name: its name inside the block; '' where the block has only one branch.
         groups: its unit groups.
-        folds: tensors scaled by the branch gate (the last norm's affine); empty = multiply.
-        multiply: the module whose output is scaled in form (a).
-        layers: what is gone when the branch is gone: modules with all that is in them, and
-            functions that the block calls itself, as ':add' and ':add#1'.
-        remove: returns what stands in the block's place once the branch is gone, or None where
-            the branch cannot go (then it has no branch gate).
-        reason: why not, where ``remove`` is None.
-        uncut: why further units of it cannot be cut; '' where all can.
+        folds: the tensors that the folded form scales by the branch gate, such as the weight and
+            bias of the last norm. Where there are none, the module's output is multiplied.
+        multiply: the module whose output the multiplied form scales.
+        layers: what is removed with the branch: modules with all that is in them, and functions
+            that the block itself calls, such as ':add' and ':add#1' (the second addition).
+        remove: a function that takes the block and returns what stands in its place without the
+            branch; None where the branch cannot be removed, and then it has no branch gate.
+        reason: why the branch cannot be removed, where ``remove`` is None.
+        uncut: why some of its units cannot be cut; '' where all of them can.
         projection: the module on the skip connection; '' where the skip passes the input itself.
     """
 
@@ -119,13 +120,13 @@ class Branch:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a block is not gated."""
+    """The reason why a block is not gated."""
 
     reason: str
 
 
 def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Whether it just calls its parts one after the other."""
+    """Whether a module does nothing but call its parts one after the other."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
@@ -134,9 +135,9 @@ Adapter = Callable[[nn.Module], "list[Branch] | Refusal"]
 
 @dataclass
 class Registry:
-    """Block class -> adapter. Exact classes: a subclass may compute something else.
+    """The adapter of each block class. A subclass has none, as it may compute something else.
 
-    One that takes over the forward pass of ``nn.Sequential`` is a row of modules by another name.
+    A class that inherits the forward pass of ``nn.Sequential`` is treated as ``nn.Sequential``.
     """
 
     adapters: dict[type, Adapter] = field(default_factory=dict)

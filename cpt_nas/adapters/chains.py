@@ -1,13 +1,14 @@
-"""Unit groups of a chain: conv - norm - act - (depthwise, blur, SE) - conv, read off its modules.
+"""The unit groups of a chain of modules, such as conv - norm - act - depthwise conv - SE - conv.
 
-Most blocks are a chain of modules called one after the other. Between two dense layers (a plain
-convolution or a linear layer) every channel goes its own way, so the first one's outputs are units
-that can be cut: with them go their entries in whatever lies between and the second one's inputs.
-A convolution with groups in between makes whole groups of channels the units.
+Most blocks call a chain of modules one after the other. A dense layer is a linear layer or a
+convolution without groups. Where the modules between two dense layers keep the channels apart, the
+first layer's outputs are units that can be cut. The units' entries in the modules between, and the
+second layer's inputs, are cut with them. Where a convolution with groups lies between, the units
+are whole groups of channels.
 
-The gate sits where the units are read: in the second layer, and in the SE that reads them, too, if
-there is one. Then nothing of a closed unit is seen anywhere, in eval and in train mode: it is
-exactly a missing one.
+The gate acts where the units are read: in the second layer, and in a squeeze-and-excitation (SE)
+between the two. A closed unit therefore gives exactly the outputs of a missing one, in training
+and in evaluation.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _NORMS = (
     *(tl.BatchNormAct2d, tl.SyncBatchNormAct, tl.GroupNorm, tl.GroupNormAct),
 )
 """Norms that treat every channel, or every group of channels, by itself."""
-# These look at other channels, or have a parameter a channel.
+# These mix the elements of the input, or need parameters of their own.
 _NOT_ELEMENTWISE = (
     activation.Softmax,
     activation.Softmax2d,
@@ -50,12 +51,12 @@ _EXCITES: dict[type[nn.Module], tuple[str, str]] = {
     SEModule: ("fc1", "fc2"),
 }
 CONTAINERS: dict[type[nn.Module], tuple[str, ...]] = {ConvNormAct: ("conv", "bn", "aa")}
-"""Classes that call their parts one after the other -> the parts, in order; families add theirs."""
+"""Classes that call their parts in turn, with the parts in order. Families add their own."""
 _DENSE = (nn.Conv2d, nn.Linear, tl.Conv2dSame)
 
 
 def is_silent(module: nn.Module | None) -> bool:
-    """Whether it does nothing to what is timed or cut."""
+    """Whether a module is missing or changes nothing that matters to timing or cutting."""
     if module is None:
         return True
     if unlike_its_class(module):
@@ -64,7 +65,7 @@ def is_silent(module: nn.Module | None) -> bool:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether it maps every element by itself."""
+    """Whether a module maps every element by itself."""
     if isinstance(module, _NOT_ELEMENTWISE) or unlike_its_class(module):
         return False
     if isinstance(module, (nn.PReLU, StarReLU)):
@@ -74,13 +75,13 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def is_dense(module: nn.Module) -> bool:
-    """A plain convolution without groups, or a linear layer: inputs are just summed up."""
+    """Whether a module is a linear layer or a convolution without groups."""
     plain = type(module) in _DENSE and getattr(module, "groups", 1) == 1
     return plain and not unlike_its_class(module)
 
 
 def flatten(block: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The chain's leaf modules by name, containers opened, what does nothing left out."""
+    """The names and modules of a chain. Containers are opened; what does nothing is left out."""
     for name in names:
         module = block.get_submodule(name) if has(block, name) else None
         if module is None or is_silent(module):
@@ -96,7 +97,7 @@ def flatten(block: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Mo
 
 
 def has(block: nn.Module, name: str) -> bool:
-    """Whether the block holds a module of that (dotted) name; None does not count."""
+    """Whether the block holds a module of that dotted name; None is not a module."""
     try:
         block.get_submodule(name)
     except AttributeError:
@@ -106,9 +107,14 @@ def has(block: nn.Module, name: str) -> bool:
 
 @dataclass
 class _Open:
-    """A group under construction: what lies behind its first layer so far.
+    """A group whose first layer was met, but not yet the dense layer that reads it.
 
-    ``trouble`` is why there is none after all, if a dense layer follows that would read it.
+    Attributes:
+        producer: the name of the first layer.
+        channels: the output channels of the first layer.
+        linear: whether the first layer is a linear layer.
+        through: the modules met since then, with their names.
+        trouble: why these units cannot be cut; '' where nothing prevents it.
     """
 
     producer: str
@@ -122,13 +128,14 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
     """The unit groups of a chain of modules.
 
     Args:
-        block: what the names are relative to.
-        names: the chain's modules in the order in which they are called; missing ones and ones
-            that are None are skipped.
+        block: the module that holds the chain.
+        names: the chain's modules in the order in which they are called. Names that the block
+            lacks, or that are None, are skipped.
 
     Returns:
-        The groups, named by the last norm or activation that they pass (by their layer where that
-        one is used twice), and why other units of the chain cannot be cut ('' where all can).
+        The groups, and why other units of the chain cannot be cut ('' where all can). A group has
+        the name of the last module before its reader, pooling and SE left out. Where an earlier
+        group has that name, it has the name of its first layer.
     """
     groups: list[UnitGroup] = []
     reasons: list[str] = []
@@ -157,13 +164,13 @@ def unit_groups(block: nn.Module, names: Sequence[str]) -> tuple[tuple[UnitGroup
 
 
 def outputs_of(module: nn.Module) -> int:
-    """Output channels or features of a dense layer."""
+    """The number of output channels or features of a dense layer."""
     outputs: int = module.out_features if isinstance(module, nn.Linear) else module.out_channels  # type: ignore[assignment]
     return outputs
 
 
 def inputs_of(module: nn.Module) -> int:
-    """Input channels or features of a dense layer."""
+    """The number of input channels or features of a dense layer."""
     inputs: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels  # type: ignore[assignment]
     return inputs
 
@@ -199,7 +206,7 @@ def _trouble(name: str, module: nn.Module) -> str:
 
 
 def _close(block: nn.Module, chain: _Open, reader: str, module: nn.Module) -> UnitGroup | str:
-    """The finished group, or why there is none."""
+    """The finished group, or the reason why there is none."""
     ways = [chain.channels]
     for _, passed in chain.through:
         if isinstance(passed, nn.Conv2d):
@@ -248,18 +255,18 @@ class GroupBuilder:
         self.consumed: dict[str, int] = {}
 
     def made(self, name: str) -> None:
-        """A dense layer whose outputs are the units'."""
+        """Add a dense layer whose outputs are the units."""
         module = self.block.get_submodule(name)
         width = outputs_of(module) // self.size
         self._entries(name, ("weight", "bias"), width)
         outputs = "out_features" if isinstance(module, nn.Linear) else "out_channels"
         self.counts.append(Count(name, outputs, width))
-        # A 'same' convolution pads its input by a call of its own: that is not the units'.
+        # Conv2dSame also calls a function that pads its input, whose channels are not the units'.
         plain = type(module) in (nn.Conv2d, nn.Linear)
         self.produced[name if plain else f"{name}:conv2d"] = width
 
     def read(self, name: str, width: int) -> None:
-        """A dense layer whose inputs are the units'."""
+        """Add a dense layer whose inputs are the units."""
         module = self.block.get_submodule(name)
         cut = Slice(f"{name}.weight", 1, width)
         self.slices.append(cut)
@@ -269,7 +276,7 @@ class GroupBuilder:
         self.consumed[name] = width
 
     def excite(self, name: str, module: nn.Module, width: int) -> None:
-        """A squeeze-and-excitation: reads the units, and scales them."""
+        """Add a squeeze-and-excitation, which reads the units and scales them."""
         reduce, expand = _EXCITES[type(module)]
         self.read(f"{name}.{reduce}", width)
         self.made(f"{name}.{expand}")
@@ -277,7 +284,7 @@ class GroupBuilder:
         self.produced.update({f"{name}{call}": width for call in calls})
 
     def passed(self, name: str, module: nn.Module, width: int) -> int:
-        """A module that keeps the units apart. Takes and returns channels a unit."""
+        """Add a module that keeps the units apart. Takes and returns the channels of one unit."""
         if isinstance(module, nn.Conv2d):
             after = module.out_channels // self.size
             self._entries(name, ("weight", "bias"), after)
@@ -297,7 +304,7 @@ class GroupBuilder:
                 Count(name, "num_groups", module.num_groups // self.size),
             ]
         elif isinstance(module, tl.BlurPool2d) and module.channels is not None:
-            # A buffer with one row a channel.
+            # Its filter is a buffer with one row a channel.
             self._entries(name, ("filt",), width)
             self.counts.append(Count(name, "channels", width))
         self.produced[name] = width

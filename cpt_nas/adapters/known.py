@@ -1,8 +1,8 @@
-"""Whether a module is exactly what its class says: what an adapter knows holds for nothing else.
+"""Whether a module computes what its class says, as adapters assume.
 
-Adapters know the forward passes of PyTorch's and timm's classes. A module of another class, one
-whose forward pass was replaced, whose output a hook may change, or whose weight is computed from
-other tensors can be anything; whatever it takes part in is not gated, and the reason is said.
+Adapters know the forward passes of PyTorch's and timm's classes. They know nothing of a module of
+another class, or of one whose forward pass was replaced, that has a hook, or whose weight is
+computed from other tensors. What such a module takes part in is not gated, and the reason is given.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 PACKAGES = ("torch.nn.", "timm.", "torchvision.", "cpt_nas.")
-"""Where the known classes are defined."""
+"""The packages that define the known classes."""
 
 
 def unlike_its_class(module: nn.Module, *, hooks: bool = True) -> str:
     """Why what is known of the module's class need not hold for it; '' where it does.
 
     Args:
-        module: itself, not what is in it.
-        hooks: whether its hooks count.
+        module: the module, looked at without the modules in it.
+        hooks: whether a hook on the module is a reason.
     """
     if parametrize.is_parametrized(module):
         (name, *_) = module.parametrizations  # type: ignore[misc]
@@ -40,7 +40,7 @@ def unlike_its_class(module: nn.Module, *, hooks: bool = True) -> str:
 
 
 def unlike_their_classes(block: nn.Module) -> Iterator[tuple[str, str]]:
-    """(name, why) of all the modules in a block, itself left out, that may be something else."""
+    """The names of the modules in a block that may compute something else, with the reasons."""
     for name, module in block.named_modules():
         reason = unlike_its_class(module) if name else ""
         if reason:
@@ -53,7 +53,7 @@ def changed_inside(block: nn.Module) -> str:
 
 
 def _is_known(cls: type[nn.Module]) -> bool:
-    # A container that calls its parts one after the other is one, whatever it is called.
+    # A class with the forward pass of nn.Sequential is known, whoever defined it.
     return _is_of_a_package(cls.__module__) or cls.forward is nn.Sequential.forward
 
 
@@ -62,7 +62,7 @@ def _is_method(cls: type[nn.Module], name: str) -> bool:
 
 
 def _is_of_the_class(value: object, cls: type[nn.Module]) -> bool:
-    """Whether it is a method of the class, which some of timm's classes choose among themselves."""
+    """Whether a value is a method of the class; some of timm's classes choose one of several."""
     function = getattr(value, "__func__", None)
     return function is not None and function in vars(cls).values()
 

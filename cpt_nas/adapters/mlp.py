@@ -1,6 +1,6 @@
-"""timm.layers.mlp: hidden units of Mlp, ConvMlp, GluMlp and SwiGLU, in whatever block they stand.
+"""timm.layers.mlp: the hidden units of Mlp, ConvMlp, GluMlp and SwiGLU, whatever block holds them.
 
-Not cut: GRN-Mlp, whose norm averages over the hidden units, and any Mlp with a norm over them.
+An Mlp with a norm over its hidden units is not cut; GlobalResponseNormMlp always has such a norm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WITHIN = "the branch gate is its block's"
 
 
 def within(groups: tuple[UnitGroup, ...], uncut: str = "") -> list[Branch] | Refusal:
-    """What an adapter of a module inside a branch answers: units, and no gate of its own."""
+    """The answer of an adapter for a module inside a branch: units, but no branch gate."""
     if not groups:
         return Refusal(uncut)
     return [
@@ -37,25 +37,25 @@ def within(groups: tuple[UnitGroup, ...], uncut: str = "") -> list[Branch] | Ref
 
 @REGISTRY.add(Mlp)
 def mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """fc1 - act - fc2."""
+    """The units are the hidden features between fc1 and fc2."""
     return within(*unit_groups(block, ("fc1", "act", "drop1", "norm", "fc2")))
 
 
 @REGISTRY.add(ConvMlp)
 def conv_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """fc1 - norm - act - fc2, 1x1 convolutions."""
+    """The units are the channels between the 1x1 convolutions fc1 and fc2."""
     return within(*unit_groups(block, ("fc1", "norm", "act", "drop", "fc2")))
 
 
 @REGISTRY.add(GlobalResponseNormMlp)
 def grn_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """Refused: the response norm divides by the mean over all hidden units."""
+    """It is refused, since its norm divides by a mean over all hidden units."""
     return Refusal("grn: a norm over all the units")
 
 
 @REGISTRY.add(GluMlp)
 def glu_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """One layer makes values and their gates, stacked: unit k is rows k and k + N."""
+    """One layer makes N values and then their N gates: unit k is its rows k and k + N."""
     assert isinstance(block, GluMlp)
     strange = strangers(block, ("fc1", "fc2"), block.norm)
     if strange:
@@ -67,7 +67,7 @@ def glu_mlp(block: nn.Module) -> list[Branch] | Refusal:
 
 @REGISTRY.add(SwiGLU)
 def swiglu(block: nn.Module) -> list[Branch] | Refusal:
-    """Two layers make values and their gates."""
+    """One layer makes the values and another one makes their gates."""
     assert isinstance(block, SwiGLU)
     strange = strangers(block, ("fc1_g", "fc1_x", "fc2"), block.norm)
     if strange:
@@ -81,9 +81,10 @@ def strangers(
     """Why the parts of a gated Mlp are not those that its class makes; '' where they are.
 
     Args:
-        layers: what must be a linear layer, or a convolution without groups.
-        norm: over all the units, where there is one.
-        act: the name of what must map every unit by itself.
+        block: the Mlp.
+        layers: the names of parts that must be linear layers or convolutions without groups.
+        norm: the norm over all the units, which must do nothing.
+        act: the name of the part that must map every unit by itself.
     """
     if changed_inside(block):
         return changed_inside(block)
@@ -102,12 +103,15 @@ def strangers(
 def gated_units(
     block: nn.Module, size: int, makers: tuple[str, ...], parts: int, reader: str = "fc2"
 ) -> UnitGroup:
-    """Hidden units whose value is multiplied by a gate; the product is what ``reader`` reads.
+    """Hidden units whose values are multiplied by gates; ``reader`` reads the products.
 
     Args:
-        size: the units.
-        makers: the layers that make values and gates.
-        parts: 2 where one layer makes both, stacked; 1 where each has its own.
+        block: the module that holds the layers.
+        size: the number of units.
+        makers: the names of the layers that make values and gates.
+        parts: 2 where one layer makes first all values and then all gates, 1 where each has a
+            layer of its own.
+        reader: the name of the layer that reads the units.
     """
     linear = isinstance(block.get_submodule(reader), nn.Linear)
     made = "out_features" if linear else "out_channels"

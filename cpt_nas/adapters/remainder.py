@@ -1,9 +1,10 @@
-"""What a block is when branches of it are gone: a class of its own, with a forward pass in words.
+"""A class for a block without some of its branches, with a generated forward pass.
 
-The class derives from the block's, so all that timm does with a block goes on. It is made from a
-:class:`Remainder`, plain data, and so it can be made again in another process: a whole model can be
-pickled. Its forward pass is Python source like any other, so TorchScript, which reads sources,
-compiles it: ``x = x + self.drop_path2(self.mlp(self.norm2(x)))``.
+The class derives from the block's class, so timm can go on using the block. It is made from a
+:class:`Remainder`, which is plain data. Another process can make the class again from it, so a
+whole model can be pickled. The forward pass is generated as Python source, so that TorchScript,
+which reads sources, compiles it. It does ``x = x + self.drop_path2(self.mlp(self.norm2(x)))``,
+written as one call a line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Via:
-    """A module that the block calls through a method of its own (windows cut out before)."""
+    """A module that the block calls through one of its methods, which may cut windows out first."""
 
     method: str
     module: str
@@ -37,11 +38,12 @@ class Chain:
     """One branch: ``x = base(x) + steps(x)``.
 
     Attributes:
-        steps: names of modules in calling order, or of parameters that scale; methods; functions.
-        base: the module that the skip connection passes; '' where it is the input itself.
-        before: a module that the stream passes before the branch begins; '' where there is none.
-        calls: functions that the block calls for this branch alone, as ':roll'.
-        methods: of the block, about this branch alone; they do nothing once it is gone.
+        steps: what the branch does, in order: names of modules, names of parameters that scale,
+            modules called through a method, and functions.
+        base: the module on the skip connection; '' where the skip passes the input itself.
+        before: a module that runs before the branch and the skip part; '' where there is none.
+        calls: functions that the block calls only for this branch, such as ':roll'.
+        methods: the block's methods that serve only this branch. They do nothing without it.
     """
 
     steps: tuple[Step, ...]
@@ -52,24 +54,24 @@ class Chain:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The modules and parameters."""
+        """The names of the modules and parameters among the steps."""
         named = [s.module if isinstance(s, Via) else s for s in self.steps]
         return tuple(s for s in named if isinstance(s, str))
 
 
 @dataclass(frozen=True)
 class Remainder:
-    """What is left of a block.
+    """What is left of a block whose branches were removed in part.
 
     Attributes:
         cls: the block's class.
-        chains: the branches that are left; those that are gone but for what the stream passes
-            have no steps.
-        scales: names that are parameters, not modules.
-        takes_args: modules that take the block's further arguments.
-        after: a module behind the last addition; '' where there is none.
-        told: modules that are gone, but that timm tells of another input size.
-        idle: methods that have nothing to do any more.
+        chains: the branches that are left. A removed branch stays in the list without steps where
+            its ``base`` or ``before`` still has work to do.
+        scales: the names of steps that are parameters and not modules.
+        takes_args: the modules that take the block's further arguments.
+        after: a module after the last addition; '' where there is none.
+        told: the removed modules that timm tells about a new input size.
+        idle: the block's methods that do nothing without the removed branches.
     """
 
     cls: type[nn.Module]
@@ -82,28 +84,28 @@ class Remainder:
 
 
 class _Gone:
-    """Stands where an attention was, for what timm tells it of another input size."""
+    """Stands in the place of a removed attention and accepts what timm says of a new input size."""
 
     rel_pos = None
 
     def set_window_size(self, window_size: object) -> None:
-        """Nothing is left to be resized."""
+        """Does nothing, since there is nothing to resize."""
 
 
 def remainder_of(block: nn.Module) -> Remainder | None:
-    """What a block was cut to; None where all its branches are there."""
+    """What is left of a block; None where no branch was removed."""
     return getattr(type(block), "remainder", None)
 
 
 def become(block: nn.Module, left: Remainder) -> nn.Module:
-    """Let a block run what is left of it, in place; returns it."""
+    """Give a block the class that runs what is left of it; returns the same block."""
     block.__class__ = remaining_class(left)
     return block
 
 
 @functools.cache
 def remaining_class(left: Remainder) -> type[nn.Module]:
-    """The class of a block of which this is left."""
+    """The class whose blocks run what is left."""
     name = f"Cut{left.cls.__name__}"
     body: dict[str, Any] = {"remainder": left, "forward": _forward(left), "__reduce__": _reduce}
     body |= {gone: _Gone() for gone in left.told} | dict.fromkeys(left.idle, _do_nothing)
@@ -120,22 +122,22 @@ def _reduce(block: Any) -> tuple[Any, ...]:
 
 
 def revive(left: Remainder) -> nn.Module:
-    """An empty block of that class, whose state pickle sets."""
+    """A block without state, which pickle fills."""
     cls = remaining_class(left)
     block: nn.Module = cls.__new__(cls)
     return block
 
 
 def _forward(left: Remainder) -> Callable[..., Tensor]:
-    """The forward pass, with the arguments of the block's own."""
+    """The forward pass; it takes the same arguments as that of the block's class."""
     own = ast.parse(textwrap.dedent(inspect.getsource(left.cls.forward))).body[0]
     assert isinstance(own, ast.FunctionDef)
-    further = [argument.arg for argument in own.args.args[2:]]  # behind self and x
+    further = [argument.arg for argument in own.args.args[2:]]  # after self and x
     functions: dict[str, object] = {}
     body = "\n    ".join(_lines(left, further, functions))
     source = f"def forward({ast.unparse(own.args)}):\n    {body}\n"
     file = f"<{__name__} {left.cls.__module__}.{left.cls.__qualname__} {hash(left)}>"
-    # TorchScript and tracebacks look sources up there.
+    # TorchScript and tracebacks look up source lines in linecache.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     space = {**vars(sys.modules[left.cls.__module__]), **functions}
     exec(compile(source, file, "exec", dont_inherit=True), space)

@@ -1,11 +1,11 @@
-"""The two forms that most residual blocks have, each branch a chain of modules.
+"""The two forms of most residual blocks, in which each branch is a chain of modules.
 
-``residual_block``: ``x = x + chain(x)``, once or several times: the transformers and what is built
-like them. When branches go, the block runs the ones that are left (:mod:`remainder`); it and its
-modules stay, so weights and cuts go on as before.
+``residual_block`` is for blocks that compute ``x = x + chain(x)`` once or several times, as
+transformers do. A block without some of its branches stays where it is, with its other modules, and
+runs the branches that are left (see :mod:`remainder`).
 
-``chain_block``: ``act(chain(pre(x)) + shortcut(x))``: the ResNets. Without the branch, what is left
-of the shortcut stands in the block's place.
+``chain_block`` is for blocks that compute ``act(chain(pre(x)) + shortcut(x))``, as ResNets do. What
+is left of the shortcut stands in the place of a block without its branch.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def residual_block(
 ) -> None:
     """Register a block class whose forward is ``x = base(x) + steps(x)`` for each chain in turn.
 
-    Without one of its branches a block stays what it is, but runs the chains that are left.
+    A block without one of its branches runs the chains that are left.
 
     Args:
-        cls: the class, exactly.
-        chains: the branches, in order. Modules that the block lacks, or that are None, are skipped.
-        takes_args: modules that take the block's further arguments.
-        after: a module behind the last addition.
+        cls: the class. Its subclasses are not registered.
+        chains: the branches, in order. Names that the block lacks, or that are None, are skipped.
+        takes_args: the modules that take the block's further arguments.
+        after: a module after the last addition.
     """
     given = [c if isinstance(c, Chain) else Chain(c) for c in chains]
 
@@ -60,7 +60,7 @@ def _held(block: nn.Module, step: Step) -> bool:
 
 
 def _branch(block: nn.Module, whole: Remainder, index: int) -> Branch:
-    """One branch of such a block, named after the module that does the work in it."""
+    """One branch of such a block, named after its module with the most parameters."""
     chains = whole.chains
     chain = chains[index]
     scales = [n for n in chain.names if n in whole.scales]
@@ -80,7 +80,7 @@ def _branch(block: nn.Module, whole: Remainder, index: int) -> Branch:
         return become(now, replace(held, chains=tuple(left), told=told_of, idle=idle))
 
     groups, uncut = unit_groups(block, modules)
-    # Of what the block itself calls, the scalings and additions of all its branches are in order.
+    # The block itself calls the scalings and additions of its branches in order.
     scaled = [any(n in whole.scales for n in c.names) for c in chains]
     calls = [_nth(":add", index)]
     calls += [_nth(":mul", sum(scaled[:index]))] if scaled[index] else []
@@ -116,20 +116,20 @@ def chain_block(
     """Register classes that compute ``act(chain(pre(x)) + shortcut(x))``.
 
     Args:
-        classes: exact classes.
+        classes: the classes. Their subclasses are not registered.
         chain: the branch's modules in calling order, without the drop path.
-        shortcut: the attribute that holds the shortcut's projection; where it is missing, None or
+        shortcut: the attribute that holds the shortcut's projection. Where it is missing, None or
             an identity, the shortcut is the input.
-        act: the module behind the addition.
-        pre: modules in front of the branch.
-        shortcut_after_pre: whether the shortcut, too, starts behind ``pre``.
-        nonnegative: the input comes from a ReLU, so that a ReLU behind the addition has nothing
-            left to do when the branch is gone.
-        skip: block -> why it has no skip connection; '' where it has one.
-        extra: further layers that go with the branch: parameters, calls.
+        act: the module after the addition.
+        pre: the modules before the branch.
+        shortcut_after_pre: whether the shortcut starts after ``pre``, as the branch does.
+        nonnegative: whether the input comes from a ReLU. Then a ReLU after the addition changes
+            nothing in a block without its branch and projection.
+        skip: a function that says of a block why it has no skip connection; '' where it has one.
+        extra: further parameters and calls that are removed with the branch.
         scale: the parameter by which the block itself scales the branch, where it has one.
-        parallel: why the chain's units cannot be cut although its modules are known; ''
-            where they are really called one after the other.
+        parallel: why the chain's units cannot be cut although its modules are known; '' where the
+            modules are called one after the other.
     """
 
     def adapter(block: nn.Module) -> list[Branch] | Refusal:
@@ -155,7 +155,7 @@ def chain_block(
             if not remains:
                 return nn.Identity()
             left = OrderedDict((n, now.get_submodule(n)) for n in remains)
-            if not projected and act in left:  # it must not overwrite the block's input
+            if not projected and act in left:  # an in-place one would overwrite the block's input
                 left[act] = copy.deepcopy(left[act])
                 for module in left[act].modules():
                     if hasattr(module, "inplace"):
@@ -175,22 +175,23 @@ def chain_block(
 
 
 def _work_of(block: nn.Module, chain: Sequence[str]) -> str:
-    """The module with the most parameters."""
+    """The name of the module with the most parameters."""
     return max(chain, key=lambda n: _parameters(block, n))
 
 
 def _parameters(block: nn.Module, name: str) -> int:
-    """How many the module or parameter of that name holds."""
+    """The number of parameters of the module or parameter of that name."""
     part = getattr(block, name)
     held = part.parameters() if isinstance(part, nn.Module) else [part]
     return sum(p.numel() for p in held)
 
 
 def tail(block: nn.Module, chain: Sequence[str]) -> tuple[str, ...]:
-    """The tensors that scale all that a chain puts out, if it ends in a linear map; else ().
+    """The tensors that scale all of a chain's output; () where it does not end in a linear map.
 
-    Weight and bias of the last norm, layer scale, convolution or linear layer, looked for in the
-    usual places: the last module, or the last of an Mlp or an attention.
+    They are the weight and bias of the last norm, convolution or linear layer, or the layer scale's
+    gamma. The last layer is the chain's last module, or the last layer of an Mlp or an attention
+    that stands there.
     """
     leaves = list(flatten(block, chain))
     if not leaves:
@@ -212,13 +213,13 @@ def tail(block: nn.Module, chain: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_layer(module: nn.Module | None) -> bool:
-    """A linear layer or a convolution, exactly."""
+    """Whether a module is a plain linear layer or convolution."""
     known = type(module) in (nn.Linear, nn.Conv2d, Conv2dSame)
     return module is not None and known and not unlike_its_class(module)
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
-    """A norm with an affine map at its end, and no activation behind it."""
+    """Whether a module is a norm without an activation after it."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
         return not unlike_its_class(module) and all(map(is_silent, module.children()))
     return False

@@ -1,1 +1,1 @@
-"""timm's families: one file each."""
+"""The families of timm's models, one file each."""

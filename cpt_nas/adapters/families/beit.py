@@ -1,4 +1,7 @@
-"""timm.models.beit: Block. Its attention lays the heads out over the stream's width: they stay."""
+"""timm.models.beit: the attention and the Mlp of a Block are each a residual branch.
+
+Heads are not cut, as the attention's forward pass gives its output the width of its input.
+"""
 
 from __future__ import annotations
 

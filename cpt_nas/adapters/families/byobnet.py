@@ -1,4 +1,4 @@
-"""timm.models.byobnet (and byoanet): the blocks of ByobNet, and RepVGG and MobileOne."""
+"""timm.models.byobnet and byoanet: the blocks of ByobNet, RepVGG and MobileOne."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for _class, _chain in _CHAINS.items():
 
 @REGISTRY.add(RepVggBlock, MobileOneBlock)
 def rep_block(block: nn.Module) -> list[Branch] | Refusal:
-    """Parallel convolutions beside a norm of the input: the branch is all the convolutions."""
+    """Parallel convolutions and a norm read the input; all the convolutions are one branch."""
     if block.reparam_conv is not None:
         return Refusal("its branches are merged into one convolution")
     if block.identity is None:
@@ -47,7 +47,7 @@ def rep_block(block: nn.Module) -> list[Branch] | Refusal:
         convs += [f"conv_kxk.{i}" for i in range(len(block.conv_kxk))]
     tails = [tail(block, (conv,)) for conv in convs]
     folds = tuple(tensor for tensors in tails for tensor in tensors) if all(tails) else ()
-    # The first addition joins two convolutions, or is to a plain 0.
+    # The first addition joins two convolutions, or adds one to a plain 0.
     adds = tuple(":add" + (f"#{i}" if i else "") for i in range(len(convs) + 1))
 
     def remove(now: nn.Module) -> nn.Module:

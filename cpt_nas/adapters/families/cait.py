@@ -1,5 +1,7 @@
-"""timm.models.cait: attention and Mlp, each a residual branch.
-One drop path serves both branches, so the gate scales the module before it."""
+"""timm.models.cait: the attention and the Mlp of a block are each a residual branch.
+
+Both branches call the same drop path, so a gate scales the output of the module before it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.convmixer: the residual depthwise convolutions."""
+"""timm.models.convmixer: the depthwise convolutions of a model are residual branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.convnext: ConvNeXtBlock. Hidden units come from its Mlp."""
+"""timm.models.convnext: ConvNeXtBlock, whose Mlp has hidden units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cpt_nas.adapters.residual import tail
 
 @REGISTRY.add(ConvNeXtBlock)
 def convnext_block(block: nn.Module) -> list[Branch] | Refusal:
-    """conv_dw - norm - mlp - gamma, added to the shortcut."""
+    """The branch is conv_dw - norm - mlp - gamma; it is added to the shortcut."""
     folds = ("gamma",) if block.gamma is not None else tail(block, ("mlp",))
     layers = ("conv_dw", "norm", "mlp", "gamma", ":mul", "drop_path", ":add")
 

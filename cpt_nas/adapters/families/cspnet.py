@@ -1,4 +1,4 @@
-"""timm.models.cspnet: the blocks inside CSP stages."""
+"""timm.models.cspnet: the residual blocks inside the cross stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.cspnext: CspNextBlock, the blocks inside the CSP layers."""
+"""timm.models.cspnext: CspNextBlock, the residual block inside the CSP layers."""
 
 from __future__ import annotations
 

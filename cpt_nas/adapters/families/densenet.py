@@ -1,5 +1,8 @@
-"""timm.models.densenet: the bottleneck's filters inside a dense layer. Its outputs are joined to
-all that came before, so they stay, and there is no skip connection."""
+"""timm.models.densenet: the units are the bottleneck's filters inside a dense layer.
+
+A layer's outputs are concatenated to those of all layers before it, so they cannot be cut. There is
+no skip connection.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,6 @@ from cpt_nas.adapters.chains import unit_groups
 
 @REGISTRY.add(DenseLayer)
 def dense_layer(block: nn.Module) -> list[Branch] | Refusal:
-    """norm1 - conv1 - norm2 - conv2."""
+    """The chain is norm1 - conv1 - norm2 - conv2; its units are conv1's filters."""
     groups, uncut = unit_groups(block, ("conv1", "norm2", "conv2"))
     return [Branch("", groups, (), "", (), None, "it has no skip connection", uncut)]

@@ -1,4 +1,4 @@
-"""timm.models.dla: blocks that may be given their shortcut by the tree they stand in."""
+"""timm.models.dla: residual blocks whose tree may pass them the shortcut as an argument."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 class _Shortcut(nn.Module):
-    """relu(shortcut), what is left of a block."""
+    """A block without its branch, which computes relu(shortcut)."""
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, children: Any = None) -> Tensor:
-        """As the block's."""
+        """[B, C, H, W] -> the same shape; it takes the block's arguments."""
         return functional.relu(x if shortcut is None else shortcut)
 
 
 @REGISTRY.add(*_CHAINS)
 def dla_block(block: nn.Module) -> list[Branch] | Refusal:
-    """conv1 - conv2 (- conv3); in Res2Net's form the middle is split, so its units stay."""
+    """The chain is conv1 - conv2 (- conv3). DlaBottle2neck splits its channels, so they stay."""
     if type(block.relu) is not nn.ReLU:
         return Refusal(f"relu: {type(block.relu).__name__}, not a ReLU")
     chain = _CHAINS[type(block)]

@@ -1,5 +1,8 @@
-"""timm.models.dpn: the inner filters of a dual path block. Its outputs are added to one path and
-joined to the other, so they stay, and there is no branch gate."""
+"""timm.models.dpn: the units are the inner filters of a dual path block.
+
+A block adds part of its outputs to one path and concatenates the rest to the other, so its outputs
+cannot be cut, and there is no branch gate.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ CONTAINERS[BnAct] = ("bn",)
 
 @REGISTRY.add(DualPathBlock)
 def dual_path_block(block: nn.Module) -> list[Branch] | Refusal:
-    """c1x1_a - grouped c3x3_b - c1x1_c."""
+    """The chain is c1x1_a - c3x3_b (with groups) - c1x1_c."""
     if isinstance(block.c1x1_c, BnAct):
         return Refusal("two layers read its units")
     groups, uncut = unit_groups(block, ("c1x1_a", "c3x3_b", "c1x1_c"))

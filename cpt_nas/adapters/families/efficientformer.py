@@ -1,4 +1,4 @@
-"""timm.models.efficientformer: token mixer and Mlp, each a residual branch."""
+"""timm.models.efficientformer: the token mixer and the Mlp of a block are residual branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.efficientformer_v2: token mixer and Mlp, each a residual branch."""
+"""timm.models.efficientformer_v2: a block's token mixer and Mlp are residual branches."""
 
 from __future__ import annotations
 

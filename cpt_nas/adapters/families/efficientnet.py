@@ -1,8 +1,9 @@
-"""timm.models._efficientnet_blocks: MobileNet V1-V4, EfficientNet, MNASNet and their like.
+"""timm.models._efficientnet_blocks: the blocks of MobileNet V1-V4, EfficientNet and MNASNet.
 
-The units are the expanded channels: a unit takes its filters of the expansion, its depthwise
-filter, and its share of SE and projection. The gate stands after the depthwise convolution's norm
-and activation and before the SE. Blocks without a skip connection have no branch gate.
+The units of an inverted residual are its expanded channels. With a unit go its filter in the
+expansion, its depthwise filter and its share of the squeeze-and-excitation (SE) and the projection.
+The gate acts after the depthwise convolution's norm and activation and before the SE. Blocks
+without a skip connection have no branch gate.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CHAINS: dict[type[nn.Module], tuple[str, ...]] = {
 
 @REGISTRY.add(*CHAINS)
 def inverted_residual(block: nn.Module) -> list[Branch] | Refusal:
-    """One branch, ``drop_path(chain(x)) + x``, gated where there is a skip."""
+    """The block computes ``drop_path(chain(x)) + x``, or ``chain(x)`` where it has no skip."""
     chain = tuple(n for n in CHAINS[type(block)] if getattr(block, n, None) is not None)
     groups, uncut = unit_groups(block, chain)
     if not block.has_skip:
@@ -57,7 +58,7 @@ def inverted_residual(block: nn.Module) -> list[Branch] | Refusal:
 
 
 class _PositionOnly(nn.Module):
-    """What a MobileAttention is without its attention."""
+    """A MobileAttention without its attention, which adds only the position embedding."""
 
     def __init__(self, conv_cpe_dw: nn.Module) -> None:
         super().__init__()

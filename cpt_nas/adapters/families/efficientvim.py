@@ -1,5 +1,8 @@
-"""timm.models.efficientvim: the hidden units of its Mlps. The blocks weigh stream and branch
-against each other by a parameter that four branches share: no branch goes."""
+"""timm.models.efficientvim: the units are the hidden channels of its Mlps.
+
+No branch can be removed: a block takes a weighted mean of its input and the branch, and the weights
+of its four branches are in one parameter.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ _REASON = "the stream is weighed against it"
 
 @REGISTRY.add(FFN)
 def ffn(block: nn.Module) -> list[Branch] | Refusal:
-    """fc1 - fc2."""
+    """The units are the channels between fc1 and fc2."""
     groups, uncut = unit_groups(block, ("fc1", "fc2"))
     return [Branch("", groups, (), "", (), None, _REASON, uncut)]
 
 
 @REGISTRY.add(PatchMerging)
 def patch_merging(block: nn.Module) -> list[Branch] | Refusal:
-    """1x1 - depthwise - SE - 1x1."""
+    """The chain is 1x1 convolution - depthwise convolution - SE - 1x1 convolution."""
     groups, uncut = unit_groups(block, ("conv",))
     return [Branch("", groups, (), "", (), None, "it has no skip connection", uncut)]

@@ -1,5 +1,7 @@
-"""timm.models.efficientvit_mit: every branch stands in a ResidualBlock. The heads of its linear
-attention share one grouped convolution a scale: they stay."""
+"""timm.models.efficientvit_mit: every branch stands in a ResidualBlock of its own.
+
+The heads of its linear attention are not cut: each scale has one grouped convolution for all heads.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ CONTAINERS[FusedMBConv] = ("spatial_conv", "point_conv")
 
 
 def without_skip(block: nn.Module) -> str:
-    """Of a block that keeps its shortcut's module: why it has none."""
+    """Why a block with the attribute ``shortcut`` has no skip; '' where it has one."""
     return "" if block.shortcut is not None else "it has no skip connection"
 
 

@@ -15,6 +15,6 @@ residual_block(ResidualDrop, ("m",))
 
 @REGISTRY.add(PatchMerging)
 def patch_merging(block: nn.Module) -> list[Branch] | Refusal:
-    """conv1 - act - conv2 - act - SE - conv3."""
+    """The chain is conv1 - act - conv2 - act - SE - conv3."""
     groups, uncut = unit_groups(block, ("conv1", "act", "conv2", "act", "se", "conv3"))
     return [Branch("", groups, (), "", (), None, "it has no skip connection", uncut)]

@@ -1,5 +1,8 @@
-"""timm.models.eva: EvaBlock, pre- and post-norm. The heads of EvaAttention stay: its forward lays
-them out over the stream's width. Those of AttentionRope are cut (attention.py)."""
+"""timm.models.eva: EvaBlock and EvaBlockPostNorm.
+
+The heads of EvaAttention are not cut, as its forward pass gives its output the width of its input.
+Blocks with AttentionRope have heads as units (see :mod:`cpt_nas.adapters.attention`).
+"""
 
 from __future__ import annotations
 

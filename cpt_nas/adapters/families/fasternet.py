@@ -1,4 +1,4 @@
-"""timm.models.fasternet: MLPBlock."""
+"""timm.models.fasternet: MLPBlock, with spatial mixing and an Mlp in one branch."""
 
 from __future__ import annotations
 

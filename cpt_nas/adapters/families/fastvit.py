@@ -1,4 +1,4 @@
-"""timm.models.fastvit: the Mlps and attentions; mixers that can be merged into one conv stay."""
+"""timm.models.fastvit: the Mlps and attentions are branches. RepMixer token mixers stay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpt_nas.adapters.residual import chain_block, residual_block
 
 @REGISTRY.add(ConvMlp)
 def conv_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """A depthwise conv, then fc1 - act - fc2."""
+    """The chain is a depthwise convolution - fc1 - act - fc2."""
     return within(*unit_groups(block, ("conv", "fc1", "act", "fc2")))
 
 

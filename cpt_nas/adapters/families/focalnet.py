@@ -1,4 +1,4 @@
-"""timm.models.focalnet: FocalNetBlock."""
+"""timm.models.focalnet: the modulation and the Mlp of a block are each a residual branch."""
 
 from __future__ import annotations
 

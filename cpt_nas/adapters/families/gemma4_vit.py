@@ -1,4 +1,4 @@
-"""timm.models.gemma4_vit: Gemma4Block, its heads, and the hidden units of its gated Mlp."""
+"""timm.models.gemma4_vit: Gemma4Block with its heads and the hidden units of its gated Mlp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ residual_block(
 
 @REGISTRY.add(Gemma4GatedMlp)
 def gated_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """act(gate_proj) * up_proj - down_proj. The bounds of clipped layers are single numbers."""
+    """Hidden units of which down_proj reads act(gate_proj(x)) * up_proj(x).
+
+    A clipped layer has single numbers as bounds, so it treats all units alike.
+    """
     assert isinstance(block, Gemma4GatedMlp)
     size = block.down_proj.linear.in_features
     makers = ("gate_proj.linear", "up_proj.linear")
@@ -34,7 +37,7 @@ def gated_mlp(block: nn.Module) -> list[Branch] | Refusal:
 
 @REGISTRY.add(Gemma4Attention)
 def attention(block: nn.Module) -> list[Branch] | Refusal:
-    """Queries, keys and values are normed head by head."""
+    """The heads, whose queries, keys and values pass norms over the channels of one head."""
     assert isinstance(block, Gemma4Attention)
     if block.num_kv_groups > 1:
         return Refusal("heads share keys and values")

@@ -1,5 +1,7 @@
-"""timm.models.ghostnet and repghost: branch gates. A ghost module makes half of its channels from
-the other half, so its units stay."""
+"""timm.models.ghostnet and repghost: the blocks have branch gates only.
+
+A ghost module makes some of its channels from the others, so its units are not cut.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ chain_block(
     GhostBottleneckV3,
     chain=("ghost1", "conv_dw", "bn_dw", "dw_rpr_scale", "dw_rpr_conv", "se", "ghost2"),
     shortcut="shortcut",
-    # With a stride, three more depthwise convolutions are added up before the shortcut is.
+    # A block with a stride adds up the outputs of further convolutions before the shortcut.
     extra=(":add#1", ":add#2", ":add#3"),
     parallel="half of its channels are made from the other half",
 )

@@ -1,4 +1,4 @@
-"""timm.models.iformer: every branch stands in a Residual, scaled where the model has a scale."""
+"""timm.models.iformer: every branch stands in a Residual, which may scale it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.inception_next: MetaNeXtBlock."""
+"""timm.models.inception_next: MetaNeXtBlock, and the hidden units of its Mlp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpt_nas.adapters.residual import chain_block
 
 @REGISTRY.add(ConvMlp)
 def conv_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """fc1 - norm - act - fc2, 1x1 convolutions."""
+    """The units are the channels between the 1x1 convolutions fc1 and fc2."""
     return within(*unit_groups(block, ("fc1", "norm", "act", "drop", "fc2")))
 
 

@@ -1,5 +1,7 @@
-"""timm.models.lcnetv2: RepDepthwiseSeparable. Units are the filters between two pointwise
-convolutions, where a block has two."""
+"""timm.models.lcnetv2: RepDepthwiseSeparable.
+
+A block with two pointwise convolutions has the filters between them as its units.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,6 @@ chain_block(
     RepDepthwiseSeparable,
     chain=("dw_conv", "dw_conv_list", "dw_act", "se", "pw_conv"),
     skip=_no_skip,
-    # The outputs of up to four depthwise convolutions are added up before the shortcut is.
+    # A block adds up the outputs of up to four depthwise convolutions before the shortcut.
     extra=(":add#1", ":add#2", ":add#3"),
 )

@@ -16,7 +16,7 @@ CONTAINERS[ConvNorm] = ("linear", "bn")
 
 @REGISTRY.add(LevitMlp)
 def levit_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """ln1 - act - ln2, each a layer with batch norm."""
+    """The units lie between ln1 and ln2, each a linear layer or 1x1 convolution with batch norm."""
     return within(*unit_groups(block, ("ln1", "act", "drop", "ln2")))
 
 

@@ -1,5 +1,7 @@
-"""timm.models.lowformer and cpubone: every branch stands in a ResidualBlock. Their attention is
-one layout of convolutions and heads: it stays whole."""
+"""timm.models.lowformer and cpubone: every branch stands in a ResidualBlock.
+
+The heads of their attention are not cut.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""timm.models.mambaout: GatedConvBlock, branch gates. Only some of its hidden channels pass a
-convolution, so they are not units of one kind."""
+"""timm.models.mambaout: GatedConvBlock has a branch gate only.
+
+Only some of its hidden channels pass a convolution, so they are not units of one kind.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.maxxvit: MaxViT, CoAtNet and their mixtures."""
+"""timm.models.maxxvit: the blocks of MaxViT, CoAtNet and models that mix them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.metaformer: PoolFormer, CAFormer, ConvFormer. The skip connections are scaled."""
+"""timm.models.metaformer: PoolFormer, CAFormer and ConvFormer, whose skips may be scaled."""
 
 from __future__ import annotations
 

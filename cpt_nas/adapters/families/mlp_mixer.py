@@ -1,4 +1,7 @@
-"""timm.models.mlp_mixer: Mixer, ResMLP and gMLP blocks. One drop path serves both branches."""
+"""timm.models.mlp_mixer: the blocks of Mixer, ResMLP and gMLP.
+
+Both branches call the same drop path, so a gate scales the output of the module before it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""timm.models.efficientnet and mobilenetv3: MobileNetV1 and LCNet, blocks in a row without skips.
+"""timm.models.efficientnet and mobilenetv3: MobileNetV1 and LCNet, with blocks without skips.
 
-What one such block puts out only the next one reads, so it is a chain as VGG's: a unit is a filter
-of a pointwise convolution. A stage's last outputs are feature maps of the model and stay.
+Only the next block reads the outputs of such a block, so blocks in a row are one chain. The units
+are the filters of its pointwise convolutions. A stage's last outputs are feature maps of the model
+and are not cut.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cpt_nas.adapters.families.efficientnet import CHAINS
 
 @REGISTRY.add(EfficientNet, MobileNetV3)
 def blocks_in_a_row(model: nn.Module) -> list[Branch] | Refusal:
-    """For each stage the rows of its blocks; no branch where it has none."""
+    """One branch for each stage that holds such rows of blocks."""
     branches = []
     for stage, blocks in enumerate(model.blocks):  # type: ignore[arg-type]
         rows = [
@@ -43,7 +44,7 @@ def blocks_in_a_row(model: nn.Module) -> list[Branch] | Refusal:
 
 
 def _rows(blocks: nn.Module) -> Iterator[list[int]]:
-    """Indices of blocks that follow one another without skips."""
+    """The indices of blocks without skips that follow one another, row by row."""
     row: list[int] = []
     for index, block in enumerate(blocks.children()):
         if type(block) is DepthwiseSeparableConv and not block.has_skip:

@@ -1,4 +1,4 @@
-"""timm.models.mobilevit: attention and Mlp, each a residual branch."""
+"""timm.models.mobilevit: the attention and the Mlp of a block are each a residual branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""timm.models.nfnet: NormFreeBlock. Its weights are standardised over their inputs: units stay."""
+"""timm.models.nfnet: NormFreeBlock.
+
+Its weights are standardised over their inputs, so its units are not cut.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from cpt_nas.adapters.base import REGISTRY, Branch, Refusal
 
 
 class _Shortcut(nn.Module):
-    """downsample(act1(x) * beta), what is left of a block whose shortcut is projected."""
+    """A block with a projected shortcut without its branch: downsample(act1(x) * beta)."""
 
     def __init__(self, act1: nn.Module, downsample: nn.Module, beta: float) -> None:
         super().__init__()
@@ -25,7 +28,7 @@ class _Shortcut(nn.Module):
 
 @REGISTRY.add(NormFreeBlock)
 def norm_free_block(block: nn.Module) -> list[Branch] | Refusal:
-    """act1 - conv1 - act2 - conv2 (- act2b - conv2b) - attn - act3 - conv3."""
+    """The branch is act1 - conv1 - act2 - conv2 (- act2b - conv2b) - attn - act3 - conv3."""
     projected = block.downsample is not None
 
     def remove(now: nn.Module) -> nn.Module:
@@ -36,7 +39,7 @@ def norm_free_block(block: nn.Module) -> list[Branch] | Refusal:
     chain = ("conv1", "act2", "conv2", "act2b", "conv2b", "attn", "act3", "conv3", "attn_last")
     layers: tuple[str, ...] = (*chain, "drop_path", "skipinit_gain", ":add")
     layers += () if projected else ("act1",)
-    # Scalings: by beta, by the attention's gain, by skipinit, by alpha; some blocks lack some.
+    # A block may scale by beta, the attention's gain, skipinit_gain and alpha, in this order.
     calls = (":mul", ":mul#1", ":mul#2", ":mul#3")
     layers += calls[1:] if projected else calls
     uncut = "standardised weights, whose scale depends on the inputs that are left"

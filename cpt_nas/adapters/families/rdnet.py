@@ -1,5 +1,8 @@
-"""timm.models.rdnet: the inner filters of a dense block. Its outputs are joined to all that came
-before, so they stay, and there is no skip connection."""
+"""timm.models.rdnet: the units are the inner filters of a dense block.
+
+A block's outputs are concatenated to those of all blocks before it, so they cannot be cut. There is
+no skip connection.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,6 @@ CONTAINERS[BlockESE] = ("layers",)
 
 @REGISTRY.add(DenseBlock)
 def dense_block(block: nn.Module) -> list[Branch] | Refusal:
-    """Depthwise conv - norm - 1x1 conv - act - 1x1 conv (- ESE)."""
+    """The chain is depthwise conv - norm - 1x1 conv - act - 1x1 conv (- ESE)."""
     groups, uncut = unit_groups(block, ("layers",))
     return [Branch("", groups, (), "", (), None, "it has no skip connection", uncut)]

@@ -1,5 +1,7 @@
-"""timm.models.regnet: Bottleneck and its pre-activation form. Their 3x3 convs have groups, so whole
-groups are the units."""
+"""timm.models.regnet: Bottleneck and PreBottleneck.
+
+Their 3x3 convolutions have groups, so the units are whole groups of channels.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.repvit: RepViTBlock. The channel mixer is the branch; the token mixer stays."""
+"""timm.models.repvit: RepViTBlock, whose channel mixer is the branch. Its token mixer stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""timm.models.res2net: Bottle2neck. Its middle splits the channels and joins them: units stay."""
+"""timm.models.res2net: Bottle2neck.
+
+It splits its channels and joins them again, so its units are not cut.
+"""
 
 from __future__ import annotations
 

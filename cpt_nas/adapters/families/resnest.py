@@ -1,4 +1,4 @@
-"""timm.models.resnest: ResNestBottleneck. Its split attention mixes the middle's units."""
+"""timm.models.resnest: ResNestBottleneck, whose split attention mixes channels."""
 
 from __future__ import annotations
 

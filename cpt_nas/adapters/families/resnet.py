@@ -1,7 +1,7 @@
-"""timm.models.resnet: BasicBlock and Bottleneck (SE/ECA, anti-aliasing, grouped convs too).
+"""timm.models.resnet: BasicBlock and Bottleneck, with SE, ECA, anti-aliasing or groups.
 
-A grouped 3x3 conv has whole groups as its units: they take their share of conv1, conv2 and conv3
-with them. An attention after the last norm is not linear: the branch gate scales its output.
+Where the 3x3 convolution has groups, the units are whole groups of channels. An attention after the
+last norm is not linear, so the branch gate scales the attention's output.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""timm.models.resnetv2: pre-activation blocks, and a post-activation one.
+"""timm.models.resnetv2: two pre-activation blocks and one post-activation block.
 
-With batch norm all filters can be cut. BiT's weights are standardised over their inputs: its
-units stay.
+In models with batch norm the filters can be cut. The weights of BiT are standardised over their
+inputs, so its units are not cut.
 """
 
 from __future__ import annotations

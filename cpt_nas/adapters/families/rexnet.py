@@ -1,4 +1,4 @@
-"""timm.models.rexnet: LinearBottleneck. The shortcut joins the first channels of the output."""
+"""timm.models.rexnet: LinearBottleneck, whose input is added to its first output channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHAIN = ("conv_exp", "conv_dw", "se", "act_dw", "conv_pwl")
 
 
 class _Widen(nn.Module):
-    """The input with channels of zeros behind it, what is left of a block that gets wider."""
+    """A block without its branch: the input, with zeros for the channels that it lacks."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _Widen(nn.Module):
 
 @REGISTRY.add(LinearBottleneck)
 def linear_bottleneck(block: nn.Module) -> list[Branch] | Refusal:
-    """conv_exp - conv_dw - SE - act_dw - conv_pwl."""
+    """The branch is conv_exp - conv_dw - SE - act_dw - conv_pwl."""
     assert isinstance(block, LinearBottleneck)
     chain = tuple(n for n in _CHAIN if has(block, n))
     groups, uncut = unit_groups(block, chain)

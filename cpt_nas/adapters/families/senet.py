@@ -1,4 +1,4 @@
-"""timm.models.senet: the original SENets. The SE scales the branch's output."""
+"""timm.models.senet: the original SENets, whose blocks end in a squeeze-and-excitation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.shvit: every branch stands in a Residual of its own. Attention has one head."""
+"""timm.models.shvit: every branch stands in a Residual of its own. An attention has one head."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ residual_block(Residual, ("m",))
 
 @REGISTRY.add(PatchMerging)
 def patch_merging(block: nn.Module) -> list[Branch] | Refusal:
-    """conv1 - act1 - conv2 - act2 - SE - conv3."""
+    """The chain is conv1 - act1 - conv2 - act2 - SE - conv3."""
     groups, uncut = unit_groups(block, ("conv1", "act1", "conv2", "act2", "se", "conv3"))
     return [Branch("", groups, (), "", (), None, "it has no skip connection", uncut)]

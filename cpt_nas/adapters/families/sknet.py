@@ -1,4 +1,4 @@
-"""timm.models.sknet: selective kernels, which mix their units."""
+"""timm.models.sknet: blocks with selective kernels, which mix channels."""
 
 from __future__ import annotations
 

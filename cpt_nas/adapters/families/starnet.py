@@ -1,4 +1,4 @@
-"""timm.models.starnet: Block. A unit is a channel of the product of f1 and f2."""
+"""timm.models.starnet: Block, whose units are the channels of the product of f1 and f2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cpt_nas.adapters.residual import tail
 
 @REGISTRY.add(Block)
 def star_block(block: nn.Module) -> list[Branch] | Refusal:
-    """dwconv - act(f1) * f2 - g - dwconv2."""
+    """The branch is dwconv - act(f1) * f2 - g - dwconv2."""
     chain = ("dwconv", "f1", "f2", "act", "g", "dwconv2")
     strange = strangers(block, ("f1.conv", "f2.conv", "g.conv"))
     if strange or len(block.f1) > 1 or len(block.f2) > 1:  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""timm.models.swiftformer: the convolutional encoders, and the block with additive attention."""
+"""timm.models.swiftformer: the convolutional encoders and the block with additive attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.swin_transformer, _v2 and _v2_cr: attention in shifted windows."""
+"""timm.models.swin_transformer, _v2 and _v2_cr: blocks with attention in shifted windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.tiny_vit: MBConv, and the hidden units of NormMlp."""
+"""timm.models.tiny_vit: the blocks MBConv, and the hidden units of NormMlp."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ chain_block(MBConv, chain=("conv1", "act1", "conv2", "act2", "conv3"), act="act3
 
 @REGISTRY.add(NormMlp)
 def norm_mlp(block: nn.Module) -> list[Branch] | Refusal:
-    """norm - fc1 - act - fc2."""
+    """The units are the hidden features between fc1 and fc2."""
     return within(*unit_groups(block, ("fc1", "act", "drop1", "fc2")))

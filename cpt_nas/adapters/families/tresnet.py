@@ -1,4 +1,4 @@
-"""timm.models.tresnet: BasicBlock and Bottleneck."""
+"""timm.models.tresnet: the residual blocks BasicBlock and Bottleneck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.vgg: a plain chain without skips. Unit gates only; any conv may get narrower."""
+"""timm.models.vgg: a model is one chain without skips, so it has unit gates only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpt_nas.adapters.chains import unit_groups
 
 @REGISTRY.add(VGG)
 def vgg(model: nn.Module) -> list[Branch] | Refusal:
-    """All convs in turn, with the two of the head; the last one's outputs stay."""
+    """The chain is all convolutions and the two of the head, whose last outputs are not cut."""
     assert isinstance(model, VGG)
     head = ("pre_logits.fc1", "pre_logits.act1", "pre_logits.drop", "pre_logits.fc2")
     groups, uncut = unit_groups(model, ("features", *head))
@@ -23,7 +23,9 @@ def vgg(model: nn.Module) -> list[Branch] | Refusal:
         if f"features.{len(model.features) - 2}" in group.produced_by:
             counts.append(Count("", "num_features"))
         made = group.produced_by
-        if "pre_logits.fc1" in group.consumed_by:  # small images are pooled up to its kernel
+        if (
+            "pre_logits.fc1" in group.consumed_by
+        ):  # small images are pooled to the size of its kernel
             made = made | {"pre_logits:adaptive_avg_pool2d": 1}
         kept.append(replace(group, counts=tuple(counts), produced_by=made))
     return [Branch("features", tuple(kept), (), "", (), None, "it has no skip connection", uncut)]

@@ -1,5 +1,7 @@
-"""timm.models.vision_transformer: Block and its relatives. Heads and hidden units come from the
-attention's and the Mlp's own adapters."""
+"""timm.models.vision_transformer: Block and ResPostBlock.
+
+The adapters of the attention and the Mlp name the heads and hidden units.
+"""
 
 from __future__ import annotations
 

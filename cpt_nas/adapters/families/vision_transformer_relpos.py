@@ -1,5 +1,7 @@
-"""timm.models.vision_transformer_relpos: two blocks whose attention is told its positions. It lays
-the heads out over the stream's width: they stay."""
+"""timm.models.vision_transformer_relpos: two blocks whose attention takes relative positions.
+
+Heads are not cut, as the attention's forward pass gives its output the width of its input.
+"""
 
 from __future__ import annotations
 

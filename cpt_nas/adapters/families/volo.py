@@ -1,4 +1,4 @@
-"""timm.models.volo: attention and Mlp, each a residual branch."""
+"""timm.models.volo: the attention and the Mlp of a block are each a residual branch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""timm.models.vovnet and hgnet: branch gates. Every layer's output is joined at the block's end, so
-units stay."""
+"""timm.models.vovnet and hgnet: the blocks have branch gates only.
+
+A block concatenates the outputs of all its layers, so its units are not cut.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm.models.xception_aligned: stacks of separable convolutions beside a shortcut."""
+"""timm.models.xception_aligned: blocks with a stack of separable convolutions and a shortcut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTAINERS[PreSeparableConv2d] = ("norm", "conv_dw", "conv_pw")
 def _no_skip(block: nn.Module) -> str:
     if block.no_skip:
         return "it has no skip connection"
-    # Where the width or the size changes, timm takes its feature maps from inside the stack.
+    # A block that changes width or size gives a feature map from inside the stack.
     narrow = block.shortcut is None or is_silent(block.get_submodule("shortcut"))
     return "" if narrow else "feature maps are taken from inside it"
 

@@ -1,4 +1,7 @@
-"""timm.models.xcit: XCABlock. Attention is over channels, normalised per head: heads stay."""
+"""timm.models.xcit: the attention, the local patch interaction and the Mlp are branches.
+
+Heads are not cut.
+"""
 
 from __future__ import annotations
 
