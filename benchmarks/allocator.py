@@ -1,11 +1,12 @@
-"""What does it cost when the C library returns freed memory to the kernel, and how steady is it?
+"""How much time is lost when the C library returns freed memory to the kernel?
 
     python benchmarks/allocator.py [--processes 6]
 
-Times four networks in fresh processes, one thread, batch 64, with glibc's own habits and with freed
-memory kept (``hwprofiles/allocator.py``), taking turns. Between the processes a network does not
-change; what its time differs by is the allocator's. Writes docs/results/allocator.csv (a row a
-process and network) and the table in docs/results/profiles.md. Wants a quiet machine; five minutes.
+Times four networks in fresh processes on one thread at batch 64. The processes take turns: one has
+glibc's defaults, the next keeps freed memory (``hwprofiles/allocator.py``). The networks are the
+same in every process, so differences in their times come from the allocator. Writes
+docs/results/allocator.csv (a row a process and network) and the table in docs/results/profiles.md.
+It needs a machine that does nothing else, and about five minutes.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def times(mode: str) -> list[dict[str, Any]]:
-    """The median time and page faults of a call, of every network."""
+    """The median time and the median page faults of a call of each network."""
     if mode == "kept" and not hwprofiles.keep_freed_memory():
         sys.exit("this C library does not let itself be told")
     torch.set_num_threads(1)
@@ -92,7 +93,7 @@ def page_faults() -> int:
 
 
 def results(table: pd.DataFrame) -> str:
-    """A row a network: medians over the processes, and how far they lie apart."""
+    """A table with a row a network: the median over the processes, and the range."""
     rows = []
     for network, runs in table.groupby("network", sort=False):
         row = [str(network)]

@@ -1,12 +1,11 @@
-"""ResNet-20 on CIFAR-10 images: dense, and searches at two pruning levels, 10 epochs each.
+"""ResNet-20 on CIFAR-10 images: the dense network and searches at two pruning levels.
 
     python benchmarks/cifar10_resnet20.py --data FOLDER -o runs/cifar10
 
 FOLDER holds train.tar.gz and test.tar.gz. Measures a profile of this machine (one thread, batch 1),
-trains the three runs side by side on one thread each, measures every result in the profile's
-setting afterwards, and writes docs/results/cifar10_resnet20.csv and the table in
-docs/results/cifar10.md. Finished trainings are not repeated: once more on a quiet machine measures
-anew.
+trains the runs side by side, and measures every network that came out in the profile's setting.
+Writes docs/results/cifar10_resnet20.csv and the table in docs/results/cifar10.md. Finished
+trainings are not repeated, so the command can be given again to measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def main() -> None:
 
 
 def results(runs: pd.DataFrame) -> str:
-    """The runs as a markdown table."""
+    """A Markdown table with a row a run."""
     shown = {
         "accuracy": ("test acc. %", "{:.2f}", 1.0),
         "fPR": ("MACs pruned %", "{:.1f}", 1.0),

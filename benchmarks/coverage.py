@@ -1,13 +1,13 @@
-"""Which of timm's models can be gated, and how much of them: every name in timm.list_models().
+"""Which of timm's models can be gated, and how large a part of each.
 
-    python benchmarks/coverage.py            # all, about ten minutes on one core
-    python benchmarks/coverage.py "vit_*"    # some, printed only
-    python benchmarks/coverage.py --real     # the smallest gated model of every family, for real
+    python benchmarks/coverage.py            # every model in timm, about ten minutes on one core
+    python benchmarks/coverage.py "vit_*"    # the models of that pattern, only printed
+    python benchmarks/coverage.py --real     # cut the smallest gated model of every family
 
-Models are built without memory (torch's meta device), so the largest cost nothing. Writes
-docs/results/coverage.csv and docs/results/coverage.md. With --real the smallest gated model of
-every family is attached, masked at random, cut, and compared; writes
-docs/results/coverage_real.csv.
+The first form builds models on torch's meta device, which takes no memory for weights. It writes
+docs/results/coverage.csv and docs/results/coverage.md. With --real the smallest gated model of each
+family in that table is built with weights. Its gates are closed at random, it is cut, and the
+outputs of the masked and the cut model are compared. That writes docs/results/coverage_real.csv.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def main() -> None:
 
 
 def look(name: str) -> dict[str, Any]:
-    """One model's row."""
+    """The row of one model."""
     row: dict[str, Any] = {"model": name, "family": _model_to_module.get(name, "")}
     try:
         with torch.device("meta"), contextlib.redirect_stderr(io.StringIO()):
             model = timm.create_model(name)
-    except Exception as error:  # timm's own; some models cannot be built without real memory
+    except Exception as error:  # timm cannot build every model on the meta device
         return row | {"kind": "not gated", "reason": f"timm: {type(error).__name__}: {error}"}
     found = find_branches(model)
     groups = [(f, g) for f in found.branches for g in f.branch.groups]
@@ -99,10 +99,10 @@ def reasons(found: SearchSpace) -> list[str]:
 
 
 def removable_macs(model: nn.Module, found: SearchSpace) -> tuple[float, float, float]:
-    """Multiply-adds of the model, and the shares that units, and units and branches, can remove.
+    """The multiply-adds of a model, the share that units hold, and the share that all gates hold.
 
-    By torch's flop counter, which counts convolutions, linear layers and attention. NaN where the
-    model does not run on the meta device.
+    They are counted by torch's flop counter, which knows convolutions, linear layers and attention.
+    All three are NaN where the model does not run on the meta device.
     """
     size = (model.pretrained_cfg or {}).get("input_size", (3, 224, 224))
     counter = FlopCounterMode(display=False)
@@ -131,7 +131,7 @@ def removable_macs(model: nn.Module, found: SearchSpace) -> tuple[float, float, 
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The issue's three figures, in words."""
+    """A sentence: how many models can be gated, how many of them by many units, and how."""
     gated = table["kind"] != "not gated"
     share = table.get("unit_params_share", pd.Series(0.0, index=table.index))
     enough = share.fillna(0) >= 0.3
@@ -143,7 +143,7 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def check_real(table: pd.DataFrame) -> None:
-    """Attach, mask, cut and compare the smallest gated model of every family, on real tensors."""
+    """Compare the smallest gated model of every family, masked and cut; writes a table."""
     gated = table[table["kind"] != "not gated"].sort_values("params")
     rows = []
     for _, row in track(list(gated.groupby("family").first().reset_index().iterrows()), "families"):
@@ -155,7 +155,7 @@ def check_real(table: pd.DataFrame) -> None:
 
 
 def cut_at_random(name: str) -> dict[str, Any]:
-    """How far a masked model and the same model cut are apart, and what went wrong."""
+    """How far the outputs of a masked model and of its cut are apart, or the error that arose."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     x = torch.randn(1, *(model.pretrained_cfg or {}).get("input_size", (3, 224, 224)))
@@ -181,7 +181,7 @@ def cut_at_random(name: str) -> dict[str, Any]:
 
 
 def page(table: pd.DataFrame) -> str:
-    """docs/results/coverage.md."""
+    """The text of docs/results/coverage.md."""
     counts = table.pivot_table(index="family", columns="kind", values="model", aggfunc="count")
     counts = counts.reindex(columns=list(KINDS)).fillna(0).astype(int)
     columns = {

@@ -1,19 +1,20 @@
-"""Does the runtime matter? One network searched for several runtimes, measured in all of them.
+"""Does the runtime matter? A network is searched for several runtimes and measured in all.
 
     python benchmarks/deployment.py --model cpt_resnet20 --data FOLDER --web FOLDER
                                     [-o runs/deployment] [--seeds 0 1 2] [--jobs 2]
 
-FOLDER of --data holds train.tar.gz and test.tar.gz, a folder a class inside; that of --web is where
-``npm install onnxruntime-web`` was run. Everything on one thread at batch 1: PyTorch's eager mode,
-ONNX Runtime, OpenVINO in bfloat16, and ONNX Runtime's WebAssembly under node, by a kit. For each a
-profile, and a search to half of the latency by it; beside them a search to half of the MACs and the
-dense network; the same pictures, seed and recipe. At the end every network is measured in every
-runtime (the cross matrix).
+The FOLDER of --data holds train.tar.gz and test.tar.gz, each with a folder a class. That of --web
+is where ``npm install onnxruntime-web`` was run. The runtimes are PyTorch's eager mode, ONNX
+Runtime, OpenVINO in bfloat16, and ONNX Runtime's WebAssembly under node, which is timed by a kit.
+All of them run on one thread at batch 1. For each runtime there is a profile, and a search to half
+of the latency by that profile. A search to half of the MACs and the dense network are trained with
+the same images, seeds and recipe. At the end every network is measured in every runtime.
 
-Finished profiles and trainings are not repeated, so the command can be stopped and given again;
-``--only profiles|trainings|report`` does a part of it. Profiles and the report want a quiet
-machine. Writes docs/results/deployment.csv (a row a network, seed and runtime), the profiles in
-docs/results/deployment, and the tables in docs/results/deployment.md; rows of another model stay.
+Finished profiles and trainings are not repeated, so the command can be stopped and given again.
+``--only profiles|trainings|report`` does one part of it. Profiles and the report need a machine
+that does nothing else. Writes docs/results/deployment.csv (a row a network, seed and runtime), the
+profiles in docs/results/deployment, and the tables in docs/results/deployment.md. Rows and tables
+of other models stay as they are.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from hwprofiles.runtimes.onnx_file import onnx_bytes
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "results"
 BUDGET = 0.5
-# name -> options of cpt-nas profile.
+# The name of a runtime -> the options of cpt-nas profile.
 RUNTIMES = {
     "eager": ["--runtime", "eager"],
     "onnxruntime": ["--runtime", "onnxruntime"],
@@ -53,13 +54,13 @@ RUNTIMES = {
 }
 WEB = "wasm"
 HOMES = (*RUNTIMES, WEB)
-MEASURED_S = 1.5  # a network and runtime, at least
+MEASURED_S = 1.5  # the least time for a network in a runtime
 WEB_ROUNDS = 30
 
 
 @dataclass(frozen=True)
 class Task:
-    """A model, its pictures' size, and the recipe."""
+    """The size of a model's images in pixels, and what differs from the recipe."""
 
     size: int
     options: tuple[str, ...]
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def make_profiles(model: str, profiles: Mapping[str, Path], output: Path, web: Path | None) -> None:
-    """Those that are missing, and copies of all among the results."""
+    """Measure the profiles that are missing, and copy all of them to docs/results/deployment."""
     size = str(TASKS[model].size)
     for name, path in profiles.items():
         if path.is_file():
@@ -127,10 +128,10 @@ def make_profiles(model: str, profiles: Mapping[str, Path], output: Path, web: P
 
 
 def time_in_web(kit: Path, web: Path | None, rounds: int) -> None:
-    """Write the kit's times.csv."""
+    """Time the networks of a kit under node, which writes the kit's times.csv."""
     if web is None:
         raise SystemExit("--web: the folder with onnxruntime-web is missing")
-    script = web / "kit_web.mjs"  # node looks for packages beside the script
+    script = web / "kit_web.mjs"  # node looks for packages in the folder of the script
     shutil.copyfile(HERE / script.name, script)
     subprocess.run(["node", script.name, str(kit.absolute()), str(rounds)], cwd=web, check=True)
 
@@ -138,11 +139,11 @@ def time_in_web(kit: Path, web: Path | None, rounds: int) -> None:
 def trainings(
     model: str, profiles: Mapping[str, Path], seeds: list[int], data: Path
 ) -> dict[str, list[str]]:
-    """Name -> arguments of cpt-nas; seed by seed."""
+    """The arguments of cpt-nas for each training by name, seed by seed."""
     kinds = {"dense": ["--dense"]}
     for name, path in profiles.items():
         kinds[f"search-{name}"] = ["--profile", str(path), "--latency-budget", str(BUDGET)]
-    # That profile is of another "machine": a browser's runtime.
+    # The profile of a kit has another fingerprint than this machine.
     kinds[f"search-{WEB}"].append("--allow-foreign")
     kinds["search-macs"] = ["--macs-budget", str(BUDGET)]
     jobs = {}
@@ -205,7 +206,7 @@ def report(model: str, profiles: Mapping[str, Path], output: Path, web: Path | N
 
 @dataclass(frozen=True)
 class Network:
-    """A model whose cut versions are measured; how long one takes does not hang on its weights."""
+    """A model whose cut versions are measured, with random weights: times do not depend on them."""
 
     name: str
     model: torch.nn.Module
@@ -220,12 +221,12 @@ class Network:
         )
 
     def share(self, structure: Structure, what: str) -> float:
-        """Of the dense network's MACs or parameters."""
+        """The share of the dense network's 'macs' or 'params' that a structure has."""
         dense = dense_structure(find_branches(self.model), self.name, {})
         return self.cost.of_structure(structure)[what] / self.cost.of_structure(dense)[what]
 
     def measured(self, structures: Mapping[str, Structure], file: Path) -> dict[str, float]:
-        """Seconds by name, in interleaved rounds."""
+        """The seconds of each structure by name, measured in interleaved rounds."""
         profile = hwprofiles.load(file)
         networks = {k: candidate(self.model, self.cost, s) for k, s in structures.items()}
         timed = hwprofiles.time_candidates(
@@ -237,7 +238,7 @@ class Network:
     def measured_in_web(
         self, structures: Mapping[str, Structure], web: Path | None
     ) -> dict[str, float]:
-        """Seconds by name, of files that are laid out as a kit is."""
+        """The seconds of each structure by name, measured under node as a kit is."""
         size = TASKS[self.name].size
         example = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         with tempfile.TemporaryDirectory() as folder:
@@ -256,13 +257,13 @@ class Network:
     def predicted(
         self, structures: Mapping[str, Structure], profile: hwprofiles.Profile
     ) -> dict[str, float]:
-        """Seconds by name."""
+        """The seconds of each structure by name, as the profile predicts them."""
         networks = {k: candidate(self.model, self.cost, s) for k, s in structures.items()}
         return {name: c.predict_s(profile) for name, c in networks.items()}
 
 
 def cross_matrix(table: pd.DataFrame) -> str:
-    """A row a network, means over its seeds; what was searched for is bold at home."""
+    """A table with a row a network, means over the seeds; the runtime searched for is bold."""
     order = ["dense", *(f"search-{name}" for name in HOMES), "search-macs"]
     rows = []
     for network in order:

@@ -1,8 +1,9 @@
-"""What gates cost: paired medians of the train step, plain against gated, folded and multiplied.
+"""How much longer a training step takes with gates, folded or multiplied, than without.
 
     python benchmarks/gate_overhead.py [--rounds 40]
 
-Writes docs/results/gate_overhead.csv. Ratios of paired steps, so that a machine's drift cancels.
+The times of steps in the same round are compared, so that slow changes of the machine's speed
+cancel. Writes docs/results/gate_overhead.csv.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
     steps = {"plain": stepper(copy.deepcopy(plain), x, y, None)}
     for name, fold in (("folded", True), ("multiplied", False)):
         model = copy.deepcopy(plain)
-        # No price and a tiny rate: the structure stays whole, so the same work is compared.
+        # With no price and a tiny rate no gate closes, so all forms do the same work.
         search = cpt_nas.attach(model, x[:1], log_gamma=0.0, theta_lr=1e-9, fold=fold)
         steps[name] = stepper(model, x, y, search)
     times: dict[str, list[float]] = {name: [] for name in steps}

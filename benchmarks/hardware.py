@@ -1,23 +1,28 @@
-"""Does hardware matter? One network searched under several costs, and what people do instead.
+"""Does hardware matter? One network is searched under several costs and scaled by hand.
 
     python benchmarks/hardware.py --data FOLDER -o runs/hardware [--seeds 0 1 2] [--jobs 4]
 
-FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20, 10 epochs, one thread a
-training. Searches under this machine's profiles of three settings (one thread at batch 1 and at
-batch 64, four threads at batch 1) to half of the latency, and to what the network for one of them
-takes in another, so that networks of one latency can be compared in both; to half the MACs and to
-as many as leave half of the latency; to half the parameters. The structures found at half the
-latency once more from scratch; the dense network; and for each setting the width-scaled ResNet and
-the depth-scaled ones (most blocks at the front, most at the back) whose measured latency is nearest
-to half of the dense one's, from scratch (widths as they come, and at multiples of 8). At the end
-every network is measured in all settings.
+FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. These ResNet-20s are trained:
 
-Trainings run side by side, seed by seed; interrupted ones go on and finished ones are not repeated,
-so the command can be stopped and given again; ``--report-only`` takes what is finished. Measuring
-wants a quiet machine: no training runs then. Writes docs/results/hardware.csv (a row a run; those
-that are not here stay, and are measured again like the others),
-docs/results/hardware_allocations.csv (how important everything was in the searches), the profiles
-and images in docs/results/hardware, and the tables in docs/results/hardware.md.
+* searched to half of the latency by this machine's profiles of three settings (one thread at batch
+  1 and at batch 64, four threads at batch 1), and to the latency that the network for one of the
+  single-thread settings has in the other one, so that both can be compared at one latency;
+* searched to half of the MACs, to the MACs that leave half of the latency, and to half of the
+  parameters;
+* the structures found at half of the latency, retrained from scratch;
+* the dense network;
+* networks scaled by hand, for each setting the narrower one, the one with most blocks at the front
+  and the one with most blocks at the back whose measured latency is nearest to half. Widths are
+  tried as they come and rounded to multiples of 8.
+
+At the end every network is measured in all settings.
+
+Trainings run side by side, seed by seed. Interrupted ones go on and finished ones are not repeated,
+so the command can be stopped and given again. ``--report-only`` trains nothing and reports what is
+finished. The measurements need a machine that does nothing else. Writes docs/results/hardware.csv
+(a row a run), docs/results/hardware_allocations.csv (the importances in the searches), the profiles
+and figures in docs/results/hardware, and the tables in docs/results/hardware.md. Rows of
+hardware.csv whose runs are not in the output folder stay, and are measured again, too.
 """
 
 from __future__ import annotations
@@ -46,16 +51,16 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "results"
 RECIPE = ROOT / "cpt_nas" / "recipes" / "cifar10_resnet20.yaml"
 BUDGET = 0.5
-# The network for batch 1 takes 0.45 of the latency at batch 64, the one for that 0.54 at batch 1.
+# The network for batch 1 has 0.45 of the latency at batch 64; that for batch 64 has 0.54 at 1.
 SEARCHES = (*((setting, BUDGET) for setting in SETTINGS), ("t1-b64", 0.45), ("t1-b1", 0.54))
-# Half of the MACs leave more than half of the latency: 0.4 leave it at batch 64, 0.28 at batch 1.
+# With 0.4 of the MACs half of the latency is left at batch 64, with 0.28 of them at batch 1.
 COUNTED = (("macs", BUDGET), ("macs", 0.4), ("macs", 0.28), ("params", BUDGET))
-GATED_STEP = 1.03  # over a plain one: benchmarks/gate_overhead.py
-FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks a stage
+GATED_STEP = 1.03  # over a plain step, by benchmarks/gate_overhead.py
+FRONT = ((3, 3, 2), (3, 2, 2), (2, 2, 2), (2, 2, 1), (2, 1, 1), (1, 1, 1))  # blocks in each stage
 BACK = ((2, 3, 3), (2, 2, 3), (1, 2, 3), (1, 2, 2), (1, 1, 3), (1, 1, 2))
 CHANNELS = (16, 32, 64)
 DPI = 130
-WIDTHS = tuple(x / 20 for x in range(4, 20))  # of the channels
+WIDTHS = tuple(x / 20 for x in range(4, 20))  # factors of the channels
 
 
 def main() -> None:
@@ -75,7 +80,7 @@ def main() -> None:
     for name, path in profiles.items():
         if path.exists():
             continue
-        if arguments.report_only:  # under these the committed searches were made
+        if arguments.report_only:  # the committed searches ran under these
             shutil.copyfile(DOCS / "hardware" / path.name, path)
         else:
             profile(name, path)
@@ -93,7 +98,7 @@ def trainings(
     seeds: Sequence[int],
     common: Sequence[str],
 ) -> dict[str, list[str]]:
-    """Name -> arguments of cpt-nas, the most telling first."""
+    """The arguments of cpt-nas for each training by name, in the order in which they start."""
     kinds = {"dense": ["--dense"]}
     for setting, budget in SEARCHES:
         options = ["--profile", str(profiles[setting]), "--latency-budget", str(budget)]
@@ -115,7 +120,7 @@ def trainings(
 
 
 def search_name(cost: str, budget: float) -> str:
-    """'search-t1-b1' to half of the latency, 'search-macs-0.35' to another part of the MACs."""
+    """The name of a search, such as 'search-t1-b1' or 'search-macs-0.4'; half is left out."""
     return f"search-{cost}" + (f"-{budget:g}" if budget != BUDGET else "")
 
 
@@ -127,10 +132,11 @@ def profile(name: str, path: Path) -> None:
 
 
 def hand_made(output: Path) -> dict[str, dict[str, object]]:
-    """'width-…' and 'depth-…' -> arguments, of the networks nearest to the budget in a setting.
+    """The scaled networks nearest to the budget in a setting: names with the model's arguments.
 
-    One that is narrower, one with most blocks at the front and one with most at the back. Measured
-    against the dense network in interleaved rounds; kept in scaled.csv.
+    For each setting one network is narrower, one has most blocks at the front and one has most
+    blocks at the back. Candidates are measured against the dense network in interleaved rounds, and
+    the measurements are kept in scaled.csv.
     """
     kinds = {
         "width": [tuple(c) for w in WIDTHS for c in (plain(w), aligned(w))],
@@ -178,10 +184,12 @@ def aligned(width: float) -> list[int]:
 
 
 def train_all(jobs: Mapping[str, Sequence[str]], output: Path, at_once: int) -> None:
-    """Run what is not finished, ``at_once`` processes side by side; a retraining when its run is.
+    """Run what is not finished, ``at_once`` processes side by side.
+
+    A retraining starts once the search that it retrains is finished.
 
     Raises:
-        SystemExit: one failed; the others go on to their end first.
+        SystemExit: a training failed. It is raised after all others have ended.
     """
     waiting = [name for name in jobs if not finished(output / name)]
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -195,13 +203,13 @@ def train_all(jobs: Mapping[str, Sequence[str]], output: Path, at_once: int) -> 
             if (folder / "last.pth.tar").exists():
                 command = ["train", "--resume", str(folder)]
             elif folder.exists():
-                shutil.rmtree(folder)  # killed in its first epoch
+                shutil.rmtree(folder)  # it was killed in its first epoch
             print(time.strftime("%H:%M"), "cpt-nas", *command, flush=True)
             with (output / f"{name}.log").open("a") as log:
                 command = [sys.executable, "-m", "cpt_nas", *command]
                 running[name] = subprocess.Popen(command, stdout=log, stderr=log)
         if not running:
-            failed += waiting  # they wait for one that failed
+            failed += waiting  # they wait for a search that failed
             break
         time.sleep(1)
         for name in [n for n, process in running.items() if process.poll() is not None]:
@@ -221,7 +229,7 @@ def finished(folder: Path) -> bool:
 
 
 def write(output: Path, profiles: Mapping[str, Path]) -> None:
-    """docs/results/hardware.csv, its tables and images."""
+    """Write docs/results/hardware.csv, its table and the figures."""
     runs = [path for path in sorted(output.iterdir()) if finished(path)]
     report = output / "report"
     if runs:
@@ -245,7 +253,7 @@ def write(output: Path, profiles: Mapping[str, Path]) -> None:
 
 
 def trained(folders: Sequence[Path]) -> pd.DataFrame:
-    """A row a finished run: what it was, what is left of it, how good it is."""
+    """A row a finished run, with its kind, its shape and its accuracy."""
     rows = []
     for loaded in load_runs(folders) if folders else []:
         result, recipe = loaded.result, loaded.recipe
@@ -262,7 +270,7 @@ def trained(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def joined(here: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
-    """``here``, and the rows of the committed table at ``path`` whose runs are not here."""
+    """The rows of ``here``, and those of the table at ``path`` whose runs are not in it."""
     if not path.exists():
         return here
     known = pd.read_csv(path)
@@ -273,14 +281,14 @@ def joined(here: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
 
 
 def place(name: str) -> tuple[int, str, str]:
-    """Where a run stands in the table: dense, searches, retrainings, what people do instead."""
+    """The sort key of a run: dense, searches, retrainings, then networks scaled by hand."""
     network, _, seed = name.rpartition("-s")
     kinds = ("dense", "search-t", "search-", "retrain-", "depth-", "width-")
     return next(i for i, kind in enumerate(kinds) if name.startswith(kind)), network, seed
 
 
 def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
-    """Fill in what every run costs; returns the times, a row a network, seed and setting."""
+    """Add the costs of every run to the table; returns times, a row a run and setting."""
     here = [Shape(*pair) for pair in zip(table["kwargs"], table["units"], strict=True)]
     dense = shapes.counts(shapes.DENSE)
     for what in ("macs", "params"):
@@ -288,7 +296,7 @@ def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
     loaded = {name: hwprofiles.load(path) for name, path in profiles.items()}
     times = shapes.measure([shapes.DENSE, *here], loaded)
     steps = shapes.step_times([shapes.DENSE, *here])
-    # Until the freeze a search costs a dense step and a bit.
+    # Until the freeze a step of a search is taken to cost GATED_STEP dense steps.
     rest = pd.Series([steps[shape] / steps[shapes.DENSE] for shape in here])
     gated = table["freeze"] * GATED_STEP + (1 - table["freeze"]) * rest
     table["time_over_dense"] = gated.where(table["kind"] == "search", rest)
@@ -304,9 +312,9 @@ def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
-    """The images of docs/results/hardware.md; those of a single search where it ran here."""
+    """Draw the figures of docs/results/hardware.md, and copy those of the first seed's searches."""
     images = DOCS / "hardware"
-    # A point a network, the mean over the seeds.
+    # The figures have a point a network, with the mean over its seeds.
     accuracy = table.groupby("network", sort=False)["accuracy"].mean().rename_axis("name")
     networks = accuracy.reset_index()
     times = times.groupby(["run", "profile"], sort=False).mean(numeric_only=True).reset_index()
@@ -323,7 +331,7 @@ def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
 
 
 def structures(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """(units left, a row a branch and a column a search; the searches): the first seed's."""
+    """The units left, a row a branch and a column a search of the first seed; the searches."""
     dense = shapes.DENSE.structure().branches
     units = pd.DataFrame({"branch": list(dense), "group": "act1"})
     units["total"] = [len(branch.units["act1"].kept) for branch in dense.values()]
@@ -334,7 +342,7 @@ def structures(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def results(table: pd.DataFrame) -> str:
-    """A row a network, mean and range over the seeds."""
+    """A table with a row a network, mean and range over the seeds."""
     rows = []
     for name, runs in table.groupby("network", sort=False):
         accuracy = runs["accuracy"]

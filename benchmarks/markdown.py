@@ -1,4 +1,4 @@
-"""Tables that a benchmark writes into a page between two markers; the text around them stays."""
+"""Tables that a benchmark writes between two markers of a page; the other text stays as it is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ BEGIN, END = "<!-- table: {} -->", "<!-- end -->"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; every row begins with its label."""
+    """A Markdown table with these column heads and rows."""
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
 
 
 def insert(path: Path, contents: Mapping[str, str]) -> None:
-    """Put each content behind its marker, in place of what was there.
+    """Write each content after its marker, in place of the text up to the next end marker.
 
     Raises:
         ValueError: the page lacks a marker.

@@ -1,11 +1,11 @@
-"""The papers' experiments on MNIST: both LeNets, by units, by layers, and by both.
+"""The papers' experiments on MNIST: two LeNets with gates on units, on layers, and on both.
 
     python benchmarks/papers.py --data FOLDER [-o runs/papers] [--only lenet300 lenet5 robustness]
 
-FOLDER holds MNIST as train and test, a folder a class inside. Recipes: cpt_nas/recipes/papers. One
-run after another, one thread; finished runs are not repeated, one that was stopped goes on. After
-each, its row is in docs/results/papers.csv, and the tables of docs/results/papers.md and its
-picture are made anew from there.
+FOLDER holds MNIST in the folders train and test, each with a folder a class. The recipes are in
+cpt_nas/recipes/papers. The runs are trained one after another. Finished runs are not repeated, and
+a run that was stopped goes on. After each run its row is written to docs/results/papers.csv; at the
+end the tables and the figure of docs/results/papers.md are made from that file.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ INITS = ("kaiming_normal", "kaiming_uniform", "xavier_uniform")
 WIDTHS = ((300, 100), (600, 200), (150, 100))
 THETAS = (1.0, 0.75, 0.5)
 ROBUST_LEVEL = 0.1
-# LeNet-300-100 on scikit-learn's 8x8 digits, enlarged: a run takes seconds.
+# LeNet-300-100 on scikit-learn's 8x8 digits, enlarged to 16x16. A run takes seconds.
 DIGITS: dict[str, Any] = {"data.name": "digits", "data.root": None, "data.input_size": [1, 16, 16]}
 DIGITS |= {"model.kwargs.img_size": 16, "train.epochs": 60, "train.batch_size": 64}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """One training of one network."""
 
     part: str
     network: str
@@ -91,7 +91,7 @@ class Run:
 def runs(
     parts: Sequence[str], gates: Sequence[str], seeds: Sequence[int], levels: int
 ) -> Iterator[Run]:
-    """What is to be run; the first level of all comes before the second of any."""
+    """The runs, in order: all networks at their first level come before any at its second."""
     for position in range(levels):
         for network in [n for n in LEVELS if n in parts]:
             for seed in seeds:
@@ -110,7 +110,7 @@ def runs(
             yield Run(*base, 0, weight_init=init, hidden=hidden)
         for width in WIDTHS[1:]:
             yield Run(*base, 0, hidden=width)
-            # At the price that a multiply-add has in the base network: eq. 13 divides by F.
+            # With this level a multiply-add costs what it costs in the base network (eq. 13).
             level = round(ROBUST_LEVEL * digits_macs(width) / digits_macs(hidden), 4)
             yield Run(*base[:3], level, 0, hidden=width)
         for theta in THETAS[1:]:
@@ -118,7 +118,7 @@ def runs(
 
 
 def digits_macs(hidden: tuple[int, ...]) -> int:
-    """Of a chain of linear layers on 16x16 pictures of ten classes."""
+    """The multiply-adds of linear layers on 16x16 images of ten classes."""
     widths = (256, *hidden, 10)
     return sum(a * b for a, b in pairwise(widths))
 
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def _decode_once() -> None:
-    """All runs read the same images: decoded by the first, kept for the others."""
+    """Keep the decoded images of each split, since all runs read the same ones."""
     decoded: dict[str, Any] = {}
     decode = load.decode_split
 
@@ -157,7 +157,7 @@ def _decode_once() -> None:
 
 
 def one(run: Run, data: Path, output: Path) -> dict[str, Any]:
-    """A run's row; trained unless its folder is finished."""
+    """The row of a run, which is trained where its folder does not hold a finished run."""
     folder = output / run.folder
     path = folder / "result.json"
     if not (path.is_file() and json.loads(path.read_text())["status"] == "finished"):
@@ -183,7 +183,7 @@ KEY = ["network", "gate", "log_gamma", "seed", "weight_init", "hidden", "theta_i
 
 
 def write(row: dict[str, Any]) -> None:
-    """Put the row into the table, in place of that run's."""
+    """Add the row to docs/results/papers.csv; it replaces an older row of the same run."""
     new = pd.DataFrame([row])
     if TABLE.exists():
         old = pd.read_csv(TABLE, keep_default_na=False, na_values=["nan"])

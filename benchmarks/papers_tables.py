@@ -1,4 +1,4 @@
-"""What benchmarks/papers.py writes into docs/results/papers.md, and its picture."""
+"""The tables that benchmarks/papers.py writes into docs/results/papers.md, and the figure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import markdown
 import pandas as pd
 from matplotlib.figure import Figure
 
-# Of the networks without paths around their sections.
+# Multiply-adds and parameters of the networks without skips around their sections.
 PLAIN = {"lenet300": (266_200, 266_610), "lenet5": (2_293_000, 431_080)}
 NAMES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
-GOALS = {"lenet300": (1.7, 85.0), "lenet5": (0.9, 90.0)}  # error at most, MACs gone at least, %
+GOALS = {
+    "lenet300": (1.7, 85.0),
+    "lenet5": (0.9, 90.0),
+}  # largest error and smallest share of MACs removed, in percent
 VARIED = {
     "seed": "seed",
     "weight_init": "first weights",
@@ -21,7 +24,7 @@ VARIED = {
 
 
 def write(table: pd.DataFrame, docs: Path) -> None:
-    """Fill the page's tables, and draw the picture of the robustness."""
+    """Fill the tables of the page, and draw the figure of the robustness."""
     mnist = table[table["part"] == "mnist"].copy()
     for column, position in (("macs", 0), ("params", 1)):
         plain = mnist["network"].map(lambda name, at=position: PLAIN[name][at])
@@ -33,7 +36,7 @@ def write(table: pd.DataFrame, docs: Path) -> None:
 
 
 def spread(values: pd.Series, digits: int = 2) -> str:
-    """Mean, and the range where there are several."""
+    """The mean of the values, and their range where there are several."""
     mean = f"{values.mean():.{digits}f}"
     if len(values) == 1:
         return mean
@@ -41,7 +44,7 @@ def spread(values: pd.Series, digits: int = 2) -> str:
 
 
 def lenets(mnist: pd.DataFrame) -> str:
-    """A row a network, kind of gates and level."""
+    """The MNIST table, with a row for each network, kind of gates and level."""
     rows = []
     for network, gate, level in configurations(mnist):
         runs = of(mnist, network, gate, level)
@@ -76,7 +79,7 @@ def of(mnist: pd.DataFrame, network: str, gate: str, level: float) -> pd.DataFra
 
 
 def goals(mnist: pd.DataFrame) -> str:
-    """Whether the goals are met, and how far each network goes inside the dense seeds' spread."""
+    """Whether each goal is met, and the most MACs removed at an error that dense seeds have."""
     rows = []
     for network, (error, gone) in GOALS.items():
         runs = mnist[(mnist["network"] == network) & (mnist["gate"] != "dense")]
@@ -98,7 +101,7 @@ def goals(mnist: pd.DataFrame) -> str:
 
 
 def variations(robust: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """(what is varied, its value, the runs): one thing at a time, from one base."""
+    """What is varied, its value, and the runs; all else is as in the base."""
     base = {name: robust[name].mode().iloc[0] for name in VARIED if name != "seed"} | {"seed": 0}
     found = []
     for name in VARIED:
@@ -111,7 +114,7 @@ def variations(robust: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 
 
 def robustness(robust: pd.DataFrame) -> str:
-    """A row a variation."""
+    """The table of the robustness, with a row for each variation."""
     if not len(robust):
         return "Not run yet."
     rows = []
@@ -124,7 +127,7 @@ def robustness(robust: pd.DataFrame) -> str:
 
 
 def draw(robust: pd.DataFrame, path: Path) -> None:
-    """Error and size of what was found, a point a run."""
+    """Draw the error and the MACs of the networks found, with a point for each run."""
     if not len(robust):
         return
     figure = Figure(figsize=(8, 3.2), layout="constrained")

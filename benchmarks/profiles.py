@@ -1,14 +1,15 @@
-"""How far profiles can be trusted: predicted against measured latency of cut networks, by runtime.
+"""Do profiles predict the latency of cut networks? Predictions are compared with measurements.
 
     python benchmarks/profiles.py [-o runs/profiles] [--models ...] [--runtimes ...]
 
-For every model in every runtime, one thread and batch 1: ``cpt-nas profile``, which fits costs to
-random cut networks and judges them on 30 others, then ``cpt-nas validate-profile`` in a fresh
-process on 30 of another seed. A profile that is in the output folder already is not measured again,
-so the command can be interrupted and repeated. Writes docs/results/profiles.csv (a row a profile),
-docs/results/profiles_networks.csv (a row a network), docs/results/profiles/*.png, the table in
-docs/results/profiles.md and the shipped profiles in hwprofiles/profiles; rows of other profiles
-stay. Needs a machine that does nothing else: one to five minutes a profile.
+For every model in every runtime, on one thread at batch 1, ``cpt-nas profile`` fits costs to random
+cut networks and checks them on 30 other ones. Then ``cpt-nas validate-profile`` checks them in a
+fresh process on 30 networks of another seed. A profile that is in the output folder is not measured
+again, so the command can be interrupted and repeated. Writes docs/results/profiles.csv (a row a
+profile), docs/results/profiles_networks.csv (a row a network), docs/results/profiles/*.png, the
+table in docs/results/profiles.md and the shipped profiles in hwprofiles/profiles. Rows of other
+profiles stay as they are. It needs a machine that does nothing else, and one to five minutes a
+profile.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Job:
         return f"{self.model}-{self.runtime}"
 
     def run(self, output: Path) -> tuple[Profile, Profile]:
-        """The profile as it was made, and with the later validation."""
+        """The profile as it was made, and the profile with the later validation."""
         first, later = output / f"{self.name}.yaml", output / "later" / f"{self.name}.yaml"
         size = str(MODELS[self.model])
         if not first.is_file():
@@ -89,7 +90,7 @@ def main() -> None:
         print(f"[{number}/{len(jobs)}] {job.name}", flush=True)
         profile, later = job.run(arguments.output)
         ship(job, arguments.output)
-        # After each, so that an interrupted run has told what it measured.
+        # The tables are written after each profile, so that an interruption loses none.
         table = merged([summary(job, profile, later)], DOCS / "profiles.csv", "profile")
         merged(
             [*listed(profile, "at once"), *listed(later, "later")],
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 def ship(job: Job, output: Path) -> None:
-    """The profile into the package, its picture among the results."""
+    """Copy the profile into the package and its figure to docs/results/profiles."""
     shutil.copyfile(output / f"{job.name}.yaml", SHIPPED / f"{job.name}.yaml")
     picture = f"{job.name}-{job.model}.png"
     (DOCS / "profiles").mkdir(exist_ok=True)
@@ -109,7 +110,7 @@ def ship(job: Job, output: Path) -> None:
 
 
 def summary(job: Job, profile: Profile, later: Profile) -> dict[str, object]:
-    """All that is claimed of one profile, and what limits it; shares, not per cent."""
+    """The row of a profile: its errors as shares, and how it was made."""
     (v,), (w,) = profile.validation, later.validation
     c, dense = profile.calibration, profile.dense[job.model]
     runtime = profile.fingerprint.runtime
@@ -161,7 +162,7 @@ def listed(profile: Profile, when: str) -> list[dict[str, object]]:
 
 
 def merged(rows: list[dict[str, object]], path: Path, key: str) -> pd.DataFrame:
-    """Write a table; rows of profiles that were not made this time stay as they are."""
+    """Write the rows to a table; its rows of other profiles stay. Returns the whole table."""
     new = pd.DataFrame(rows)
     if path.is_file():
         old = pd.read_csv(path)
@@ -171,7 +172,7 @@ def merged(rows: list[dict[str, object]], path: Path, key: str) -> pd.DataFrame:
 
 
 def results(t: pd.DataFrame) -> str:
-    """Markdown; a row a profile."""
+    """A Markdown table with a row a profile."""
     rows = [
         [
             f"{r.model}, {r.input} px",
@@ -201,7 +202,7 @@ def pc(share: float, passed: bool = True) -> str:
 
 
 def mark(text: str, passed: bool) -> str:
-    """What misses its goal is bold, with a dagger."""
+    """The text; bold and with a dagger where it misses its goal."""
     return text if passed else f"**{text}** †"
 
 

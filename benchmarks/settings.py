@@ -1,14 +1,15 @@
-"""In which settings does this machine charge a network's parts differently?
+"""In which settings does this machine spend its time on other parts of a network?
 
     python benchmarks/settings.py
 
-Profiles ResNet-20 (32 pixels) in the settings of SETTINGS, the first one twice, and asks each
-profile for the share of the network's cost that goes with each residual branch as such, with the
-widths in it, and with the rest. How far two settings are apart is the share of the cost that is
-charged elsewhere (half the sum of absolute differences; 0: the same, 1: nothing in common). What
-the search may close is the same everywhere; only where these shares differ can it find another
-structure. MACs and parameters are charged beside them. Writes docs/results/settings.csv (a row a
-setting and part) and the table in docs/results/hardware.md. Wants a quiet machine; three minutes.
+Profiles ResNet-20 (32 pixels) in each setting of SETTINGS, and in the first of them twice. By each
+profile the network's cost is divided into shares: for each residual branch the part that does not
+depend on its units, the part that does (its widths), and the rest of the network. The distance of
+two settings is half the sum of the absolute differences of their shares (0: the same shares, 1:
+nothing in common). Searches for two settings can find other structures only where the shares
+differ. MACs and parameters are compared in the same way. Writes docs/results/settings.csv (a row a
+setting and part) and the table in docs/results/hardware.md. It needs a machine that does nothing
+else, and about three minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cpt_nas.search.estimates import BranchState
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 MODEL, SIZE = "cpt_resnet20", 32
 AGAIN = ", again"
-# Threads, batch size, channels last.
+# The name of a setting -> threads, batch size, channels last.
 SETTINGS: dict[str, tuple[int, int, bool]] = {
     "1 thread, batch 1": (1, 1, False),
     "1 thread, batch 1" + AGAIN: (1, 1, False),
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def shares(measure: str, profile: hwprofiles.Profile | None = None) -> dict[str, float]:
-    """Part -> its share of the dense network's cost: 'NAME' of a branch, 'NAME widths', 'rest'."""
+    """The share of each part in the dense cost. Parts: NAME of a branch, 'NAME widths', 'rest'."""
     budget = {f"{measure}_budget": 0.9}
     search = cpt_nas.attach(
         timm.create_model(MODEL),
@@ -94,12 +95,12 @@ def shares(measure: str, profile: hwprofiles.Profile | None = None) -> dict[str,
 
 
 def apart(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """The share of the cost that is charged elsewhere."""
+    """Half the sum of the absolute differences of the shares, from 0 to 1."""
     return sum(abs(one[part] - other[part]) for part in one) / 2
 
 
 def results(parts: Mapping[str, Mapping[str, float]], milliseconds: Mapping[str, float]) -> str:
-    """A row a setting."""
+    """The table, with a row for each setting and measure."""
     stages = ("layer1", "layer2", "layer3")
     first, alone = next(iter(parts)), "1 thread, batch 64"
     rows = []

@@ -1,12 +1,13 @@
-"""Do the gates settle, and what does it cost? Estimators, rates and times, with seeds.
+"""Do the gates settle? Estimators, learning rates of theta and schedules are compared.
 
     python benchmarks/settling.py -o runs/settling [--seeds 0 1 2] [--jobs 4]
 
-ResNet-20 on the embedded digits, searched to half its MACs, one thread a training. From the
-default settings one thing is changed at a time: the estimator, theta's rate, when everything is
-decided, and how long the training is (the longest with the first seed only). Finished runs are not
-repeated. Writes docs/results/settling.csv (a row a run) and the table in docs/results/settling.md.
-About half an hour on four cores. Searches without a budget: benchmarks/fixed_level.py.
+ResNet-20 on scikit-learn's digits is searched to half its MACs. One thing is changed at a time: the
+estimator, theta's learning rate, or the shares of the training after which the ramp and the search
+end. Each is tried at several lengths of training, the longest one with the first seed and the
+default alone. Finished runs are not repeated. Writes docs/results/settling.csv (a row a run) and
+the table in docs/results/settling.md. It takes about half an hour on four cores. Searches without a
+budget are in benchmarks/fixed_level.py.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
     jobs = []
     for seed in arguments.seeds:
         for epochs in arguments.lengths:
-            # The long one is there to see that the default settles in it as well.
+            # The longest training only shows that the default settles in it, too.
             once = epochs == max(LENGTHS)
             if once and seed != arguments.seeds[0]:
                 continue
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def one(job: tuple[str, int, int, Path]) -> dict[str, Any]:
-    """A run's row; trained unless its folder is finished."""
+    """The row of a run, which is trained where its folder does not hold a finished run."""
     name, epochs, seed, output = job
     slug = "".join(c if c.isalnum() else "-" for c in name)
     folder = output / f"{slug}-e{epochs}-s{seed}"
@@ -90,13 +91,13 @@ def one(job: tuple[str, int, int, Path]) -> dict[str, Any]:
     row["train_load"] = result["train_load"]
     trace = folder / "search.csv"
     row["cost_before_freeze"] = float("nan")
-    if trace.exists():  # of the MACs, or of what a fixed level marginal_costs
+    if trace.exists():  # the share of the MACs, or of the objective of a fixed level
         row["cost_before_freeze"] = pd.read_csv(trace).filter(like="cost:").iloc[-1, 0]
     return row
 
 
 def default_rate(values: dict[str, Any]) -> float:
-    """The rate that the settings would choose for these."""
+    """The learning rate of theta that the settings choose by default for these values."""
     sets = [f"{k}={json.dumps(v)}" for k, v in values.items() if k != "search.theta_lr"]
     recipe = load_recipe(RECIPE, [*sets, "search.theta_lr=null"])
     assert recipe.search is not None
@@ -105,7 +106,7 @@ def default_rate(values: dict[str, Any]) -> float:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Means over the seeds, and the range of the accuracy."""
+    """A table of means over the seeds, with the range of the accuracy."""
     rows = []
     for (epochs, change), runs in table.groupby(["epochs", "change"], sort=False):
         accuracy = runs["accuracy"]

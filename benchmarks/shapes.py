@@ -1,7 +1,7 @@
-"""ResNet-20s by what is left of them, rebuilt with fresh weights and measured in every setting.
+"""ResNet-20s rebuilt from their numbers of units with fresh weights, and measured.
 
-How long a network takes does not depend on its weights. So the table of what was trained, on
-whatever machine, can be measured again here, each shape once however many runs ended with it.
+The time of a network does not depend on its weights. So networks that were trained on another
+machine can be measured on this one, and runs with the same shape are measured once.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, cut_to, dense_structure
 
 MODEL, SIZE, CLASSES = "cpt_resnet20", 32, 10
-SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64), "t4-b1": (4, 1)}  # name -> threads, batch size
-MEASURED_S = 3  # a shape and setting, at least
+SETTINGS = {"t1-b1": (1, 1), "t1-b64": (1, 64), "t4-b1": (4, 1)}  # setting -> threads, batch size
+MEASURED_S = 3  # the least time for a shape in a setting
 STEP_ROUNDS = 12
 
 
 class Shape(NamedTuple):
-    """A network.
+    """The shape of a cut network.
 
     Attributes:
-        kwargs: of the dense model, as JSON: '{}', '{"layers": [1, 1, 2]}'.
-        units: how many are left in each of its branches: '16-0-16'; 0: the branch is gone.
+        kwargs: the dense model's arguments as JSON, such as '{}' or '{"layers": [1, 1, 2]}'.
+        units: the units left in each branch, such as '16-0-16'; 0 where the branch is removed.
     """
 
     kwargs: str
@@ -54,7 +54,7 @@ class Shape(NamedTuple):
         return model
 
     def structure(self) -> Structure:
-        """With the first units of each branch."""
+        """The structure that keeps the first units of each branch."""
         structure = dense_structure(find_branches(self.dense_model()), MODEL, self._arguments())
         counts = map(int, self.units.split("-"))
         for branch, count in zip(structure.branches.values(), counts, strict=True):
@@ -76,13 +76,13 @@ DENSE = Shape("{}", "-".join(map(str, [16] * 3 + [32] * 3 + [64] * 3)))
 def measure(
     shapes: Iterable[Shape], profiles: Mapping[str, hwprofiles.Profile] | None = None
 ) -> pd.DataFrame:
-    """A row a shape and setting: predicted and measured seconds, the measurement's quartiles.
+    """A row a shape and setting: the predicted seconds, the measured ones and their quartiles.
 
-    All shapes of a setting are measured against each other in interleaved rounds.
+    All shapes are measured in interleaved rounds, setting by setting.
 
     Args:
-        shapes: one may come up several times.
-        profiles: by setting; without them nothing is predicted.
+        shapes: the shapes; one that comes several times is measured once.
+        profiles: the profile of each setting; None: nothing is predicted.
     """
     rows = []
     for setting, (threads, batch_size) in SETTINGS.items():
@@ -102,14 +102,14 @@ def measure(
 
 @functools.cache
 def counts(shape: Shape) -> dict[str, float]:
-    """Its 'macs' and 'params'."""
+    """The 'macs' and 'params' of a shape."""
     model = shape.dense_model()
     cost = build_cost(model, torch.zeros(1, 3, SIZE, SIZE), find_branches(model))
     return cost.of_structure(shape.structure())
 
 
 def predicted(shape: Shape, profile: hwprofiles.Profile) -> float:
-    """Seconds by the profile; NaN where it does not know all of the layers."""
+    """The seconds that a profile predicts; NaN where the profile lacks a layer."""
     example = torch.zeros(1, 3, SIZE, SIZE)
     try:
         return predict_latency(shape.structure(), profile, shape.dense_model(), example)
@@ -118,7 +118,7 @@ def predicted(shape: Shape, profile: hwprofiles.Profile) -> float:
 
 
 def step_times(shapes: Iterable[Shape]) -> dict[Shape, float]:
-    """Seconds of a training step of 128 images on one thread, medians of interleaved rounds."""
+    """The median seconds of a training step of 128 images on one thread."""
     torch.set_num_threads(1)
     x, y = torch.randn(128, 3, SIZE, SIZE), torch.randint(CLASSES, (128,))
     models = {shape: shape.model().train() for shape in dict.fromkeys(shapes)}

@@ -1,13 +1,13 @@
-"""Which structure of half the latency is the best? Some chosen by hand, from scratch.
+"""Which structure of half the latency is the best? Some chosen by hand are trained.
 
     python benchmarks/structures.py --data FOLDER -o runs/structures [--seeds 0] [--jobs 4]
 
-FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. ResNet-20 with the units that
-STRUCTURES says in each of its nine branches, trained by the recipe of benchmarks/hardware.py
-without a search, one thread a training, and measured in its settings against the dense network
-(which is not trained here). It is the yardstick of a search: what could be had. Finished trainings
-are not repeated; ``--report-only`` measures what docs/results/structures.csv has. Writes that and
-the table in docs/results/hardware.md.
+FOLDER holds train.tar.gz and test.tar.gz of the CIFAR-10 images. STRUCTURES gives the units in each
+of the nine branches of ResNet-20. Each structure is trained from scratch by the recipe of
+benchmarks/hardware.py without a search, and measured in the settings of that benchmark against the
+dense network, which is not trained here. The results show what a search could reach. Finished
+trainings are not repeated. ``--report-only`` measures the runs in docs/results/structures.csv again
+without training. Writes that file and the table in docs/results/hardware.md.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def training(output: Path, units: str, seed: int, data: Path) -> list[str]:
-    """Options of cpt-nas that train one from scratch; writes its structure.json beside the run."""
+    """The arguments of cpt-nas that train a structure; writes the structure's file, too."""
     structure = output / f"{units}-s{seed}.json"
     structure.write_text(Shape("{}", units).structure().model_dump_json())
     sets = [f"data.root={data}", f"train.seed={seed}", "search=null"]
@@ -64,7 +64,7 @@ def training(output: Path, units: str, seed: int, data: Path) -> list[str]:
 
 
 def write(output: Path) -> None:
-    """docs/results/structures.csv and its table."""
+    """Write docs/results/structures.csv and its table."""
     runs = [path for path in sorted(output.iterdir()) if hardware.finished(path)]
     table = hardware.joined(hardware.trained(runs), DOCS / "structures.csv", "name")
     here = [Shape(*pair) for pair in zip(table["kwargs"], table["units"], strict=True)]
@@ -80,7 +80,7 @@ def write(output: Path) -> None:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """A row a structure, means over the seeds."""
+    """A table with a row a structure, means over the seeds."""
     rows = []
     for name, units in STRUCTURES.items():
         runs = table[table["units"] == units]
