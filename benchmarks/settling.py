@@ -91,7 +91,7 @@ def one(job: tuple[str, int, int, Path]) -> dict[str, Any]:
     row["train_load"] = result["train_load"]
     trace = folder / "search.csv"
     row["cost_before_freeze"] = float("nan")
-    if trace.exists():  # the share of the MACs, or of the objective of a fixed level
+    if trace.exists():  # the share of the dense MACs
         row["cost_before_freeze"] = pd.read_csv(trace).filter(like="cost:").iloc[-1, 0]
     return row
 
