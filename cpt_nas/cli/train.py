@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,12 +123,15 @@ def retrain(
 
     Example: cpt-nas retrain runs/cpu --set train.seed=1 -o runs/cpu_retrained
     """
+    from cpt_nas.train.distill import TEACHER
     from cpt_nas.train.run_folder import STRUCTURE, load_run, read_recipe
 
     found = load_run(run)
     if not found.finished or found.kind != "search":
         raise ValueError(f"run: {run} is not a finished search, so there is no structure to train")
-    scratch = ("model.pretrained=false", "model.checkpoint=null")
+    scratch: tuple[str, ...] = ("model.pretrained=false", "model.checkpoint=null")
+    if found.recipe.train.distill is not None:  # by the run's own teacher
+        scratch = (*scratch, f"train.distill.teacher={json.dumps(str(run / TEACHER))}")
     recipe = read_recipe(run, [*scratch, *(set_ or ()), "search=null"])
     values = recipe.model_dump()
     values["model"]["structure"] = str(run / STRUCTURE)

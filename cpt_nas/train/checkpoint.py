@@ -22,6 +22,7 @@ from cpt_nas.pruning import surgery
 from cpt_nas.pruning.optimizer_state import check_held, optimizers_of
 from cpt_nas.train import checkpoint_file, run_folder
 from cpt_nas.train.checkpoint_file import BEST, LAST
+from cpt_nas.train.distill import TEACHER
 from cpt_nas.train.opening import has_epochs
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.run_rows import HistoryRow
@@ -95,6 +96,8 @@ def begin(
         law = None if state.search is None else state.search.law
         run_folder.start(output, recipe, profile, state.given, law)
     if saved is None:
+        if state.distillation is not None:
+            state.distillation.write(output, recipe, dict(state.structure.model_kwargs))
         save_last(state, output, recipe, data)
         return
     for change in state.changes:
@@ -145,6 +148,7 @@ def save_last(state: TrainingState, output: Path, recipe: Recipe, data: Batches)
         "profile": profile_of(state),
         "changes": state.changes,
         "weights": state.weights,
+        "teacher": state.distillation.identity(output) if state.distillation else None,
     }
     if state.ema is not None:
         saved["state_dict_ema"] = dict(state.ema.module.state_dict())
@@ -236,6 +240,12 @@ def restore_checkpoint(
         raise ValueError(
             f"resume: {output / run_folder.PROFILE} is not the profile that the run was searched "
             "under; put that back, or start another run"
+        )
+    teacher = state.distillation.identity(output) if state.distillation else None
+    if saved["teacher"] != teacher:
+        raise ValueError(
+            f"resume: {output / TEACHER} is not the teacher that the run began with; put that back,"
+            " or start another run"
         )
     data.load_state_dict(saved["data"])
     with naming(f"{of} search"):

@@ -42,6 +42,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "profile": (str, type(None)),
     "changes": (list,),
     "weights": (Mapping, type(None)),
+    "teacher": (str, type(None)),
     "checksum": (str,),
 }
 """Key -> what it may hold."""

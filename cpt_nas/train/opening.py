@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cpt_nas.train.checkpoint_file import BEST, LAST
+from cpt_nas.train.distill import TEACHER
 from cpt_nas.train.lock import LOCK, held
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.run_folder import EXPORT, FILES, RECIPE, UNFINISHED_EXPORT
@@ -47,6 +48,7 @@ def opened(output: Path, recipe: Recipe, *, resume: bool, rank: int = 0) -> Iter
             if not (output / LAST).exists():
                 for name in FILES:
                     (output / name).unlink(missing_ok=True)
+                shutil.rmtree(output / TEACHER, ignore_errors=True)
             raise
 
 

@@ -64,6 +64,29 @@ class ModelConfig(Section):
         return self
 
 
+class DistillConfig(Section):
+    """A teacher beside the labels.
+
+    Attributes:
+        teacher: an exported folder, or timm's name of a network with weights of the same classes;
+            start: the network with the trained weights it starts from.
+        weight: share of the teacher's outputs in the loss, 0 to 1; the labels have the rest.
+        temperature: that outputs are divided by before they are compared, above 0.
+        features: weight of the distance from the teacher's features, where stages are as wide.
+    """
+
+    teacher: str = "start"
+    weight: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0, le=1000)
+    features: float = Field(default=0.0, ge=0, le=MOST)
+
+    @model_validator(mode="after")
+    def _teaches(self) -> Self:
+        if self.weight == 0 and self.features == 0:
+            raise ValueError("weight: 0, must be above 0 where features is 0")
+        return self
+
+
 class TrainConfig(Section):
     """The weights' training, under timm's names.
 
@@ -95,6 +118,7 @@ class TrainConfig(Section):
         model_ema: evaluate and export an exponential moving average of the weights.
         model_ema_decay: of that average, between 0 and 1.
         checkpoint_hist: checkpoints of epochs that are kept beside the last and the best.
+        distill: a teacher to learn from beside the labels; none: the labels alone.
     """
 
     epochs: int = Field(default=10, gt=0, le=MOST)
@@ -121,6 +145,7 @@ class TrainConfig(Section):
     model_ema: bool = False
     model_ema_decay: float = Field(default=0.999, gt=0, lt=1)
     checkpoint_hist: int = Field(default=1, ge=0, le=MOST)
+    distill: DistillConfig | None = None
 
     @field_validator("device")
     @classmethod
@@ -198,6 +223,16 @@ class Recipe(Section):
     @classmethod
     def _input_of_the_weights(cls, values: Any) -> Any:
         return with_trained_input(values)
+
+    @model_validator(mode="after")
+    def _taught_by_something(self) -> Self:
+        trained = self.model.pretrained or self.model.checkpoint is not None
+        if self.train.distill is not None and self.train.distill.teacher == "start" and not trained:
+            raise ValueError(
+                "train.distill.teacher: start is the network with trained weights; give"
+                " model.checkpoint or model.pretrained, or an exported folder as teacher"
+            )
+        return self
 
     @model_validator(mode="after")
     def _searched_once(self) -> Self:

@@ -34,7 +34,8 @@ class HistoryRow:
         units_left: units that are left in them.
         undecided: share of the gates with theta between threshold and 1 - threshold.
         epoch_s: seconds that the epoch took, evaluation included.
-        train_macs: multiply-adds of the epoch's forward passes.
+        train_macs: multiply-adds of the epoch's forward passes; a third of the teacher's, if any,
+            which has no backward pass.
         train_load: multiply-adds of all epochs until then, over the dense network's.
     """
 

@@ -20,6 +20,7 @@ from cpt_nas.data.batches import Batches
 from cpt_nas.pruning.search_space import find_branches
 from cpt_nas.pruning.structure import Structure, cut_to, dense_structure, load_structure
 from cpt_nas.search.search import Search
+from cpt_nas.train.distill import TEACHER, build_distillation
 from cpt_nas.train.optimizer import build_optimizer, build_scheduler
 from cpt_nas.train.recipe import Recipe
 from cpt_nas.train.start import start_weights, tried
@@ -131,7 +132,7 @@ def build_training(
     profile: Profile | None,
     given: Structure | None,
     *,
-    resumed: bool = False,
+    resumed: Path | None = None,
     console: Console | None = None,
 ) -> TrainingState:
     """The recipe's model with its search, if any, and what trains it.
@@ -139,18 +140,36 @@ def build_training(
     Args:
         profile: of the search.
         given: a structure to cut the model to before training.
-        resumed: the weights are a checkpoint's; those that the recipe starts from are not loaded.
+        resumed: the folder of a run that goes on from its checkpoint. The weights are that one's,
+            and those that the recipe starts from are not loaded; the teacher is the run's own.
         console: where it is said what was loaded, by the process that has one.
     """
     t = recipe.train
     model, kwargs = create_model(recipe, data.num_classes)
-    loaded = None if resumed else start_weights(model, recipe, kwargs)
+    loaded = None if resumed is not None else start_weights(model, recipe, kwargs)
     model.to(device)
     if t.channels_last:
         model.to(memory_format=torch.channels_last)
     weights = None
     if loaded is not None and console is not None:
         weights = tried(model, loaded, data, autocast(recipe, device), console)
+    distillation = build_distillation(
+        recipe,
+        model,
+        loaded is not None and loaded.new_head,
+        data,
+        device,
+        None if resumed is None else resumed / TEACHER,
+    )
+    if distillation is not None and distillation.source is not None and console is not None:
+        right = distillation.tried(data, device, autocast(recipe, device))
+        teacher = recipe.train.distill.teacher if recipe.train.distill is not None else ""
+        console.print(
+            f"teacher {teacher}: {right:.1f} % of the test images right",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     example = torch.zeros(1, *recipe.data.input_size, device=device)
     search = None
     if recipe.search is not None:
@@ -170,7 +189,16 @@ def build_training(
     scheduler = build_scheduler(optimizer, t, data.steps)
     ema = ModelEmaV3(model, decay=t.model_ema_decay, use_warmup=True) if t.model_ema else None
     return TrainingState(
-        model, search, cost, structure, given, optimizer, scheduler, ema, weights=weights
+        model,
+        search,
+        cost,
+        structure,
+        given,
+        optimizer,
+        scheduler,
+        ema,
+        weights=weights,
+        distillation=distillation,
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from cpt_nas.costs.cost_model import CostModel
 from cpt_nas.pruning.structure import Structure
 from cpt_nas.search.search import Search
+from cpt_nas.train.distill import Distillation
 from cpt_nas.train.run_rows import HistoryRow
 
 
@@ -24,6 +25,7 @@ class TrainingState:
         given: what the model was cut to before training.
         best, best_epoch: the highest test accuracy, in percent, and the first epoch that had it.
         weights: where the first weights were from, as plain data; None where they were random.
+        distillation: the teacher; None where there is none.
         changes: of the recipe between the parts of a training, see :func:`checkpoint.restore`.
     """
 
@@ -44,6 +46,7 @@ class TrainingState:
     history: list[HistoryRow] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, Any] | None = None
+    distillation: Distillation | None = None
 
     def judged(self) -> nn.Module:
         """The network that is evaluated and exported: the EMA's where there is one."""

@@ -8,13 +8,14 @@ something has closed.
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 import hwprofiles
 from cpt_nas.data.batches import Batches
@@ -82,7 +83,7 @@ def train(
             device,
             profile,
             given,
-            resumed=saved is not None,
+            resumed=output if saved is not None else None,
             console=console if rank == 0 else None,
         )
         if state.search is not None:
@@ -95,6 +96,13 @@ def train(
         with told(state, output):
             learn(state, recipe, output, data, device, console, rank, world)
         return finish(state, recipe, output, data, device, rank, console)
+
+
+def watching(state: TrainingState) -> AbstractContextManager[dict[str, Tensor]]:
+    """Collect the network's features where a teacher has its own."""
+    if state.distillation is None:
+        return nullcontext({})
+    return state.distillation.watching(state.model)
 
 
 def learn(
@@ -112,6 +120,7 @@ def learn(
     network = wrap(state.model, world)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.train.smoothing)
     amp = autocast(recipe, device)
+    taught = state.distillation.macs if state.distillation is not None else 0.0
 
     with Progress(console, recipe.train.epochs, data.steps, done=state.epoch) as progress:
         for epoch in range(state.epoch, recipe.train.epochs):
@@ -121,10 +130,13 @@ def learn(
             meter = Meter(device)
             state.model.train()
             for x, y in data.train(epoch, device):
-                with amp:
+                with amp, watching(state) as features:
                     logits = network(x)
                     loss = criterion(logits, y)
                 meter.add(loss.detach(), logits.detach(), y)
+                if state.distillation is not None:
+                    with amp:
+                        loss = state.distillation.loss(loss, logits, x, features)
                 if state.search is not None:
                     loss = loss + state.search.penalty()
                 watch.see(loss, state)
@@ -133,7 +145,7 @@ def learn(
                 if recipe.train.clip_grad is not None:
                     nn.utils.clip_grad_norm_(state.model.parameters(), recipe.train.clip_grad)
                 state.optimizer.step()
-                state.macs_spent += live_macs * len(y) * world
+                state.macs_spent += (live_macs + taught) * len(y) * world
                 if state.search is not None and state.search.step(state.optimizer, state.ema):
                     network = wrap(state.model, world)
                     live_macs = state.cost.of_structure(state.live_structure())["macs"]

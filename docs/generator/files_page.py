@@ -91,6 +91,7 @@ RUN_FILES = {
     "last.pth.tar": "the last epoch's checkpoint in timm's layout; `--resume` goes on from it",
     "model_best.pth.tar": "the checkpoint with the best test accuracy",
     "checkpoint-N.pth.tar": "the checkpoints of the last `train.checkpoint_hist` epochs",
+    "teacher/": "of a training with a teacher, its own copy of it, as an exported network",
     "export/": "`config.json` and `model.safetensors`: the finished network, for "
     "`timm.create_model('local-dir:RUN/export', pretrained=True)` after `import cpt_nas`",
 }

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from cpt_nas.data.config import DataConfig
 from cpt_nas.gates.bernoulli import ESTIMATORS
 from cpt_nas.search.settings import SearchConfig
-from cpt_nas.train.recipe import ModelConfig, TrainConfig
+from cpt_nas.train.recipe import DistillConfig, ModelConfig, TrainConfig
 from generator.markdown import described, table
 from hwprofiles.target import Target
 
@@ -23,6 +23,11 @@ SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
     "model": (ModelConfig, "Which network; the only section that a recipe must have."),
     "data": (DataConfig, "Which images; see [your own images](../guide/own-images.md)."),
     "train": (TrainConfig, "How the weights are trained, under timm's names."),
+    "train.distill": (
+        DistillConfig,
+        "A teacher to learn from beside the labels; null: none. See "
+        "[trained weights](../guide/pretrained-start.md#a-teacher).",
+    ),
     "search": (
         SearchConfig,
         "The search. Without this section the network is trained as it is. `warmup`, `ramp` and "
