@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from tests.support import (
-    tiny,  # noqa: F401  registers cpt_tiny_*
+    tiny_convolutional,  # noqa: F401  registers cpt_tiny_*
     tiny_transformers,  # noqa: F401
 )
 
 Families = dict[str, tuple[str, dict[str, Any], int]]
 
-# Of tiny.py: id -> input size.
+# The networks of tiny_convolutional.py and their input sizes in pixels.
 TINY = {
     "byob": 64,
     "byob_rep": 32,
