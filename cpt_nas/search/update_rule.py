@@ -1,4 +1,4 @@
-"""What a search asks of the rule that moves theta; there are two of them."""
+"""What a search asks of the rule that moves theta."""
 
 from __future__ import annotations
 
