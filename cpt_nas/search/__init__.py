@@ -1,1 +1,1 @@
-"""The search: a loop's calls, two update rules, and what they know of every gate."""
+"""The search: the calls of a loop, the update rules, and what they know of every gate."""
