@@ -46,6 +46,7 @@ from hwprofiles.runtimes.onnx_file import onnx_bytes
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "results"
 BUDGET = 0.5
+CLASSES = 10
 # The name of a runtime -> the options of cpt-nas profile.
 RUNTIMES = {
     "eager": ["--runtime", "eager"],
@@ -111,17 +112,18 @@ def main() -> None:
 def make_profiles(model: str, profiles: Mapping[str, Path], output: Path, web: Path | None) -> None:
     """Measure the profiles that are missing, and copy all of them to docs/results/deployment."""
     size = str(TASKS[model].size)
+    common = ["--model-kwargs", f"num_classes={CLASSES}", "--input-size", "3", size, size]
     for name, path in profiles.items():
         if path.is_file():
             continue
         if name == WEB:
             kit = output / "kit"
-            cpt_nas("kit", model, "--input-size", "3", size, size, "-o", str(kit))
+            cpt_nas("kit", model, *common, "-o", kit)
             time_in_web(kit, web, WEB_ROUNDS // 2)
-            cpt_nas("profile", "--from", str(kit / "times.csv"), "--name", path.stem, "-o", path)
+            cpt_nas("profile", "--from", kit / "times.csv", "--name", path.stem, "-o", path)
         else:
-            options = ["--input-size", "3", size, size, "--threads", "1", *RUNTIMES[name]]
-            cpt_nas("profile", model, *options, "--name", path.stem, "-o", path)
+            options = ["--threads", "1", *RUNTIMES[name], "--name", path.stem]
+            cpt_nas("profile", model, *common, *options, "-o", path)
     (DOCS / "deployment").mkdir(exist_ok=True)
     for path in profiles.values():
         shutil.copyfile(path, DOCS / "deployment" / path.name)
@@ -215,7 +217,7 @@ class Network:
     @classmethod
     def of(cls, name: str) -> Network:
         size = TASKS[name].size
-        model = timm.create_model(name, num_classes=10)
+        model = timm.create_model(name, num_classes=CLASSES)
         return cls(
             name, model, build_cost(model, torch.zeros(1, 3, size, size), find_branches(model))
         )
