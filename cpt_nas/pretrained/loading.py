@@ -28,8 +28,10 @@ class LoadedWeights:
         entry: of the checkpoint, such as 'state_dict_ema'; '' where it holds nothing else.
         matched: 'name', 'timm' (names that timm converts for the family) or 'order'.
         verified_by: the network that gave the same outputs; '' where none was at hand or needed.
-        loaded, total: tensors of the network, the head apart, that have a weight of the file.
-        missing, unexpected: names of the network that the file lacks, and the other way round.
+        loaded: tensors of the network, the head apart, that have a weight of the file.
+        total: tensors of the network, the head apart.
+        missing: names of the network that the file lacks.
+        unexpected: names of the file that the network lacks.
         adapted: first convolutions that were converted to the network's input channels.
         new_head: the head is as it was made: the file has none, or one of other classes.
     """
