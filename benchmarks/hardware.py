@@ -45,6 +45,7 @@ import torch
 from shapes import MODEL, SETTINGS, SIZE, Shape
 
 import hwprofiles
+from cpt_nas.report import figures
 from cpt_nas.train.run_folder import load_runs
 
 ROOT = Path(__file__).parents[1]
@@ -311,7 +312,7 @@ def measured(table: pd.DataFrame, profiles: Mapping[str, Path]) -> pd.DataFrame:
     return runs.merge(times, on="shape")
 
 
-def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
+def draw(table: pd.DataFrame, times: pd.DataFrame, folder: Path) -> None:
     """Draw the figures of docs/results/hardware.md, and copy those of the first seed's searches."""
     images = DOCS / "hardware"
     # The figures have a point a network, with the mean over its seeds.
@@ -326,7 +327,7 @@ def draw(table: pd.DataFrame, times: pd.DataFrame, figures: Path) -> None:
     for name, figure in drawn.items():
         figure.savefig(images / f"{name}.png", dpi=DPI)
     for kind in ("search", "importance"):
-        for image in figures.glob(f"{kind}_*-s0.png"):
+        for image in folder.glob(f"{kind}_*-s0.png"):
             shutil.copyfile(image, images / image.name)
 
 
