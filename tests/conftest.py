@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,11 @@ def any_times_are_possible() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trust, "POSSIBLE", (1e-3, 1e3))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_are_seen() -> Iterator[None]:
+    """A shell starts what runs in the background with its interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

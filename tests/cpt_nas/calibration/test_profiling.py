@@ -40,8 +40,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Latency, float], tupl
     def run(truth: Latency, slower: float = 1.0) -> tuple[Profile, Device]:
         device = Device(truth, slower)
         monkeypatch.setattr(hwprofiles, "time_candidates", device.time)
-        monkeypatch.setattr(profiling, "BATCH", 20)
-        monkeypatch.setattr(profiling, "MOST", 60)
+        monkeypatch.setattr(profiling, "BATCH", 12)
+        monkeypatch.setattr(profiling, "MOST", 36)
         model = build("basic").float()
         plain = synthetic_profile(model, "a")
         return profiling.calibrate_and_validate(plain, {"a": model}, 6), device
@@ -62,7 +62,7 @@ def test_one_batch_where_networks_left_out_are_predicted_well(
 ) -> None:
     profile, device = measured(of_macs)
     assert len(device.sessions) == 1
-    assert profile.calibration.n == 21 and profile.calibration.left_out_error < 0.02
+    assert profile.calibration.n == 13 and profile.calibration.left_out_error < 0.02
 
 
 def test_further_batches_are_other_networks_at_one_speed(
@@ -70,10 +70,10 @@ def test_further_batches_are_other_networks_at_one_speed(
 ) -> None:
     monkeypatch.setattr(profiling, "is_enough", lambda errors, *_: len(errors) == 3)
     profile, device = measured(of_macs, 1.5)
-    assert [len(s) for s in device.sessions] == [26, 20, 20]  # the first one with those to validate
-    assert len(set.union(*device.sessions)) == 66
+    assert [len(s) for s in device.sessions] == [18, 12, 12]  # the first one with those to validate
+    assert len(set.union(*device.sessions)) == 42
     c = profile.calibration
-    assert c.n == 61 and len(set(c.networks)) == 61 and c.left_out_error < 0.02
+    assert c.n == 37 and len(set(c.networks)) == 37 and c.left_out_error < 0.02
     assert profile.validation[0].aligned.max < 0.05
 
 

@@ -73,6 +73,7 @@ def test_profile_measures_calibrates_and_validates(cpt_nas: Shell, tmp_path: Pat
         assert part in done.stdout
 
 
+@pytest.mark.slow
 def test_validation_can_be_repeated_on_other_structures(
     cpt_nas: Shell, file: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_attach_refuses_it_too(file: Path) -> None:
     assert search.law.cost == "latency" and search.channel_divisor == 2
 
 
+@pytest.mark.slow
 def test_the_image_shows_every_network(cpt_nas: Shell, file: Path, tmp_path: Path) -> None:
     done = cpt_nas("validate-profile", "p.yaml", *MODEL, "--seconds", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
