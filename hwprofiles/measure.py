@@ -30,11 +30,11 @@ from hwprofiles.schema import (
     Workload,
 )
 from hwprofiles.timing import (
-    MIN_ROUNDS,
     Measurement,
     Progress,
     Rounds,
     anchor_workload,
+    check_rounds,
     is_contended,
     measure_rounds,
 )
@@ -91,8 +91,7 @@ def measure(
         raise ValueError(f"dtype: {dtype!r}, allowed are {', '.join(DTYPES)}")
     if not models:
         raise ValueError("models: none given, at least one is needed")
-    if rounds < MIN_ROUNDS:
-        raise ValueError(f"rounds: {rounds}, allowed is {MIN_ROUNDS} or more")
+    check_rounds(rounds)
     for field, value in [("name", name), *(("models", label) for label in models)]:
         if value is not None:
             check_name(field, value)

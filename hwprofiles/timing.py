@@ -170,6 +170,16 @@ def is_contended(contention: float | None) -> bool:
     return contention is not None and contention > MAX_CONTENTION
 
 
+def check_rounds(rounds: int) -> None:
+    """Refuse fewer rounds than tell a median from noise.
+
+    Raises:
+        ValueError: fewer than ``MIN_ROUNDS``.
+    """
+    if rounds < MIN_ROUNDS:
+        raise ValueError(f"rounds: {rounds}, allowed is {MIN_ROUNDS} or more")
+
+
 def measure_rounds(
     blocks: Mapping[str, Case],
     anchor: Case,
@@ -203,8 +213,7 @@ def measure_rounds(
     Raises:
         ValueError: fewer than 10 rounds.
     """
-    if rounds < MIN_ROUNDS:
-        raise ValueError(f"rounds: {rounds}, allowed is {MIN_ROUNDS} or more")
+    check_rounds(rounds)
     order = random.Random(seed)
     report = progress or (lambda stage, done, total: None)
     begin = timer.now()

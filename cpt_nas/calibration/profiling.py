@@ -240,6 +240,7 @@ class _Fit:
         self._seed = seed
         self._costs = {n: _cost(m, n, plain) for n, m in models.items()}
         self._dense = {n: _dense(m, self._costs[n]) for n, m in models.items()}
+        self._dense_labels = list(hwprofiles.calibration_networks(self._dense, []))
         self._timed: Rounds | None = None
         self._wall_s = 0.0
         self._batches = 0
@@ -266,21 +267,17 @@ class _Fit:
                 exclude=[*used, *(c.digest() for c in self.cut)],
             )
             batch += [candidate(model, self._costs[name], s) for s in drawn]
-        before = {*self.networks()}
+        known = {*self.networks()} - {*self._dense_labels}
         self.cut += batch
         self._batches += 1
-        return {
-            label: c
-            for label, c in self.networks().items()
-            if label not in before or c in self._dense.values()
-        }
+        return {label: c for label, c in self.networks().items() if label not in known}
 
     def add(self, timed: Rounds, wall_s: float) -> None:
         """Readings of the last batch; the dense networks say how fast the machine was then."""
         if self._timed is None:
             self._timed = timed
         else:
-            self._timed = self._timed.joined(timed, [f"dense {name}" for name in self._dense])
+            self._timed = self._timed.joined(timed, self._dense_labels)
         self._wall_s += wall_s
 
     def profile(self) -> Profile:

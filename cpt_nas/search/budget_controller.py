@@ -36,6 +36,7 @@ class BudgetController(Budgeted):
         settling_steps: from the end of the ramp to the freeze.
     """
 
+    OWN_STATE = "allocated"
     theta_optimizer = None
 
     def __init__(
@@ -116,18 +117,9 @@ class BudgetController(Budgeted):
         return {m: self.schedule.target(step, s) * dense[m] for m, s in self.shares.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "log_gammas": dict(self._log_gammas),
-            "allocated": {name: (s.kept, s.counts) for name, s in self._allocated.items()},
-            "allocations": self.allocations,
-        }
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        others = state.get("log_gammas", {}).keys() != self._log_gammas.keys()
-        if others or "allocated" not in state:
-            raise ValueError("checkpoint: it was made under other budgets or by another method")
+        allocated = {name: (s.kept, s.counts) for name, s in self._allocated.items()}
+        return super().state_dict() | {self.OWN_STATE: allocated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._log_gammas = dict(state["log_gammas"])
-        self._allocated = {name: BranchState(*s) for name, s in state["allocated"].items()}
-        self.allocations = list(state["allocations"])
+        super().load_state_dict(state)
+        self._allocated = {name: BranchState(*s) for name, s in state[self.OWN_STATE].items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from cpt_nas.gates.bernoulli import BernoulliGate
 from cpt_nas.search.allocation import Allocation, allocate
@@ -29,7 +29,10 @@ class Budgeted:
     Attributes:
         shares: measure -> budget over the dense network's cost.
         scales: measure -> the share of the dense cost that its budget takes away.
+        OWN_STATE: the entry of a checkpoint that only this update rule writes.
     """
+
+    OWN_STATE: ClassVar[str]
 
     def __init__(
         self,
@@ -146,3 +149,17 @@ class Budgeted:
             row[f"target:{measure}"] = self.schedule.target(step, self.shares[measure])
             row[f"cost:{measure}"] = shares[measure]
         return row
+
+    # ---- stopping and going on -----------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"log_gammas": dict(self._log_gammas), "allocations": self.allocations}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        others = state.get("log_gammas", {}).keys() != self.budgets.keys()
+        if others or self.OWN_STATE not in state:
+            raise ValueError("checkpoint: it was made under other budgets or by another method")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._log_gammas = dict(state["log_gammas"])
+        self.allocations = list(state["allocations"])

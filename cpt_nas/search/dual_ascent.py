@@ -37,6 +37,8 @@ class DualAscent(Budgeted):
         rate: Adam's, for theta.
     """
 
+    OWN_STATE = "theta_optimizer"
+
     def __init__(
         self,
         regularizer: Regularizer,
@@ -91,18 +93,8 @@ class DualAscent(Budgeted):
             self._log_gammas[measure] = level * math.exp(gain * part)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "log_gammas": dict(self._log_gammas),
-            "theta_optimizer": self.theta_optimizer.state_dict(),
-            "allocations": self.allocations,
-        }
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        others = state.get("log_gammas", {}).keys() != self.budgets.keys()
-        if others or "theta_optimizer" not in state:
-            raise ValueError("checkpoint: it was made under other budgets or by another method")
+        return super().state_dict() | {self.OWN_STATE: self.theta_optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._log_gammas = dict(state["log_gammas"])
-        self.theta_optimizer.load_state_dict(state["theta_optimizer"])
-        self.allocations = list(state["allocations"])
+        super().load_state_dict(state)
+        self.theta_optimizer.load_state_dict(state[self.OWN_STATE])
